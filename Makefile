@@ -1,0 +1,88 @@
+# Two commands matter: `make book` executes every chapter and builds the HTML, `make test` checks
+# everything that is stored. Use another interpreter with PYTHON=python3.12, or an environment that
+# you made yourself (conda, a container) with PY=python; then nothing is installed.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
+PIP = .venv/bin/python -m pip --quiet --disable-pip-version-check --no-input
+LOGS := _build/logs
+
+ifeq ($(origin PY),undefined)
+PY := .venv/bin/python
+ENV := .venv/.installed
+endif
+
+# $(call step,NAME,COMMAND): show and keep the output, note its last line and the time.
+# `set` is repeated here because make before 3.82 (macOS) knows no .SHELLFLAGS.
+define step
+@set -euo pipefail; echo "── $(1)"; { $(2); } 2>&1 | tee $(LOGS)/$(1).log; \
+	echo "$(1): $$(tail -n 1 $(LOGS)/$(1).log) [$$SECONDS s]" >> $(LOGS)/summary
+endef
+
+.PHONY: help env book test html variants lint serve bench bundle ledger clean clean-env
+
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1 \2/p' Makefile | \
+	  while read -r a b c; do printf '  %-16s %s\n' "$$a $$b" "$$c"; done
+
+env: $(ENV)  ## make .venv with the tested versions
+
+.venv/.installed: constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12 env" >&2; exit 1; }
+	@echo "env: installing into .venv (a few minutes the first time)"
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@# torch alone first: the later resolution then keeps this build instead of fetching another.
+	@$(PIP) install -c constraints.txt '$(TORCH)'
+	@$(PIP) install -c constraints.txt -e '.[book,test]'
+	@touch $@
+
+book: $(ENV)  ## execute all chapters, compare with what is stored, build _build/html
+	@$(PY) -m reproduce book
+
+html: $(ENV)  ## build _build/html from the stored outputs
+	@$(PY) -m reproduce html
+
+test: $(ENV)  ## lint, unit tests, nbval of all chapters, book without warnings
+	@mkdir -p $(LOGS) && rm -f $(LOGS)/summary
+	@ls chapters/*.ipynb > /dev/null || { echo "no chapter found in chapters/" >&2; exit 1; }
+	$(call step,ruff,$(PY) -m ruff check .)
+	$(call step,lint,$(PY) -m pytest -q tests/test_notebooks.py tests/test_project.py)
+	$(call step,unit,$(PY) -m pytest -q tests --ignore=tests/test_notebooks.py \
+	  --ignore=tests/test_project.py --ignore=tests/test_book.py)
+	$(call step,nbval,$(PY) -m pytest -q --nbval --nbval-sanitize-with nbval.cfg chapters/*.ipynb)
+	$(call step,html,$(PY) -m reproduce html)
+	$(call step,pages,BOOK_REQUIRED=1 $(PY) -m pytest -q tests/test_book.py)
+	@echo "── all passed"; cat $(LOGS)/summary
+
+lint: $(ENV)  ## ruff, the notebook rules, the project's own consistency
+	@$(PY) -m ruff check .
+	@$(PY) -m pytest -q tests/test_notebooks.py tests/test_project.py
+
+variants: $(ENV)  ## run the variants that this machine can run, then check them
+	@$(PY) -m reproduce run
+	@$(PY) -m reproduce check
+
+ledger: $(ENV)  ## write the ledger and the status tables from the stored notebooks
+	@$(PY) -m reproduce ledger
+
+serve: html  ## build, then show the book on http://localhost:8000
+	@$(PY) -m http.server 8000 --bind 127.0.0.1 --directory _build/html
+
+bench: $(ENV)  ## time nclib's metrics against textbook forms
+	@$(PY) benchmarks/metrics.py
+
+bundle: $(ENV)  ## one archive for a machine without network
+	@$(PY) -m reproduce bundle
+
+clean:  ## remove build products
+	@rm -rf _build .pytest_cache .ruff_cache .hypothesis
+
+clean-env:  ## remove .venv
+	@rm -rf .venv

@@ -1,0 +1,277 @@
+"""Unconstrained-features models: losses, closed-form optima, one batched solver.
+
+In an unconstrained-features model (UFM) the features are free variables, optimized together with
+the last layer. Every function takes a leading batch axis ``B``, which runs seeds and
+hyper-parameters side by side. Samples are ordered by class: :func:`labels` gives their classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def labels(num_classes: int, per_class: int, device: torch.device | str = "cpu") -> Tensor:
+    """Classes of the samples of a balanced UFM: ``(N,)`` with N = K·n, sorted."""
+    return torch.arange(num_classes, device=device).repeat_interleave(per_class)
+
+
+def ce_loss(W: Tensor, H: Tensor, b: Tensor, lam_w, lam_h, lam_b=0.0) -> Tensor:
+    """Regularized cross-entropy UFM on balanced classes (Zhu et al. 2021).
+
+    (1/N) Σ CE(W h + b, y) + λ_W/2 ‖W‖² + λ_H/2 ‖H‖² + λ_b/2 ‖b‖².
+
+    Args:
+        W: ``(B, K, d)`` classifier rows.
+        H: ``(B, N, d)`` features, one row a sample, ordered as :func:`labels`.
+        b: ``(B, K)`` bias.
+        lam_w, lam_h, lam_b: floats, or ``(B,)`` tensors.
+
+    Returns:
+        ``(B,)`` losses. Cost O(B·N·K·d).
+
+    Raises:
+        ValueError: shapes do not fit, or N is no multiple of K.
+    """
+    K, N = W.shape[-2], H.shape[-2]
+    if W.dim() != 3 or H.dim() != 3 or W.shape[-1] != H.shape[-1] or b.shape != W.shape[:2]:
+        raise ValueError(
+            f"expected W (B,K,d), H (B,N,d), b (B,K); got {tuple(W.shape)}, {tuple(H.shape)}, "
+            f"{tuple(b.shape)}"
+        )
+    if N % K:
+        raise ValueError(f"N={N} samples cannot be balanced over K={K} classes")
+    logits = H @ W.mT + b.unsqueeze(-2)
+    own = logits.unflatten(-2, (K, N // K)).diagonal(dim1=-3, dim2=-1)  # (B, n, K)
+    fit = logits.logsumexp(-1).mean(-1) - own.mean((-2, -1))
+    squares = [x.square().flatten(1).sum(-1) for x in (W, H, b)]
+    return fit + sum(0.5 * lam * s for lam, s in zip((lam_w, lam_h, lam_b), squares, strict=True))
+
+
+@dataclass(frozen=True)
+class CEOptimum:
+    """Global optimum of :func:`ce_loss`; every field is a float64 tensor of the λ's shape.
+
+    ``s`` is √(n λ_W λ_H); ``gap`` the logit of the own class minus that of any other;
+    ``p_wrong`` the probability of each wrong class; norms are of one row of W and one feature.
+    Below s = 1/K the optimum is the collapsed simplex ETF, from there on it is the origin.
+    """
+
+    s: Tensor
+    loss: Tensor
+    gap: Tensor
+    p_wrong: Tensor
+    weight_norm: Tensor
+    feature_norm: Tensor
+
+
+def ce_optimum(num_classes: int, per_class: int, lam_w, lam_h) -> CEOptimum:
+    """Closed form of the global optimum for d ≥ K−1, λ_b ≥ 0 (Zhu et al. 2021, global optimality).
+
+    f* = −log(1 − (K−1)s) + (K−1) s log(1/s − K + 1) where s = √(n λ_W λ_H) < 1/K, else log K.
+
+    Raises:
+        ValueError: K < 2, n < 1, or a λ that is not positive.
+    """
+    K, n = num_classes, per_class
+    lam_w = torch.as_tensor(lam_w, dtype=torch.float64)
+    lam_h = torch.as_tensor(lam_h, dtype=torch.float64)
+    if K < 2 or n < 1:
+        raise ValueError(f"need K ≥ 2 and n ≥ 1, got K={K}, n={n}")
+    if not (lam_w > 0).all() or not (lam_h > 0).all():
+        raise ValueError("λ_W and λ_H must be positive")
+    s = (n * lam_w * lam_h).sqrt()
+    capped = s.clamp(max=1 / K)  # at s = 1/K the formulas give gap 0 and loss log K
+    gap = torch.log1p(1 / capped - K).clamp(min=0)
+    w_sq = (n * lam_h / lam_w).sqrt() * gap * (K - 1) / K
+    return CEOptimum(
+        s=s,
+        loss=-torch.log1p(-(K - 1) * capped) + (K - 1) * capped * gap,
+        gap=gap,
+        p_wrong=capped,
+        weight_norm=w_sq.sqrt(),
+        feature_norm=(lam_w / (n * lam_h) * w_sq).sqrt(),
+    )
+
+
+def init(
+    batch: int, num_classes: int, per_class: int, dim: int, *, scale: float | Tensor = 0.1,
+    generator: torch.Generator | None = None, device: torch.device | str = "cpu",
+) -> dict[str, Tensor]:
+    """Gaussian start ``{"W": (B,K,d), "H": (B,N,d), "b": (B,K)}`` in float64; the bias is zero.
+
+    ``scale`` is the standard deviation of every entry: a float or a ``(B,)`` tensor.
+    """
+    shapes = {"W": (batch, num_classes, dim), "H": (batch, num_classes * per_class, dim)}
+    draws = {
+        k: torch.randn(v, dtype=torch.float64, generator=generator).to(device)
+        for k, v in shapes.items()
+    }
+    size = torch.as_tensor(scale, dtype=torch.float64, device=device).reshape(-1, 1, 1)
+    out = {k: v * size for k, v in draws.items()}
+    return out | {"b": torch.zeros(batch, num_classes, dtype=torch.float64, device=device)}
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Result of :func:`minimize`: tensors of the start's shapes, and ``(B,)`` diagnostics."""
+
+    x: dict[str, Tensor]
+    loss: Tensor
+    grad_norm: Tensor
+    iterations: int
+    converged: Tensor
+
+
+def minimize(
+    loss: Callable[..., Tensor], start: dict[str, Tensor], *, tol: float = 1e-10,
+    max_iter: int = 2000, history: int = 8,
+) -> Solution:
+    """Minimize ``B`` independent smooth problems at once with batched L-BFGS.
+
+    Args:
+        loss: called with the entries of ``start`` as keywords; returns ``(B,)``, where problem
+            ``i`` depends only on slice ``i``.
+        start: tensors ``(B, ...)`` of one float dtype; not modified.
+        tol: a problem is done when the 2-norm of its gradient is below ``tol``.
+        max_iter: iterations for the whole batch; problems that are done stand still.
+        history: pairs kept; memory is 2·history·B·P floats for P variables a problem.
+
+    The step is halved until the loss decreases sufficiently or, where rounding hides the
+    decrease, the slope does (the approximate Wolfe test of Hager and Zhang, 2005).
+
+    Raises:
+        ValueError: ``loss`` does not return one finite value a problem at the start.
+    """
+    names, shapes = list(start), [v.shape for v in start.values()]
+    B = shapes[0][0]
+    if any(s[0] != B for s in shapes):
+        raise ValueError(f"leading axes must agree, got {[tuple(s) for s in shapes]}")
+    sizes = [math.prod(s[1:]) for s in shapes]
+
+    def unpack(x: Tensor) -> dict[str, Tensor]:
+        parts = x.split(sizes, dim=1)
+        return {k: p.reshape(s) for k, p, s in zip(names, parts, shapes, strict=True)}
+
+    def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            f = loss(**unpack(x))
+            if f.shape != (B,):
+                raise ValueError(f"loss must have shape ({B},), got {tuple(f.shape)}")
+            (g,) = torch.autograd.grad(f.sum(), x)
+        return f.detach(), g
+
+    with torch.no_grad():
+        x = torch.cat([v.reshape(B, -1) for v in start.values()], dim=1)
+        f, g = evaluate(x)
+        if not f.isfinite().all():
+            raise ValueError("the loss is not finite at the start")
+        memory = _History(history, g)
+        iteration = 0
+        while iteration < max_iter:
+            g_sq = g.square().sum(1)
+            active = g_sq >= tol**2
+            if not active.any():
+                break
+            iteration += 1
+            direction, slope = memory.direction(g, g_sq)
+            step = torch.where(active, 1.0, 0.0).to(f)
+            if not memory.count:
+                step /= g_sq.sqrt().clamp(min=1.0)
+            x_new, f_new, g_new = _line_search(evaluate, x, f, g, direction, slope, step)
+            memory.push(x_new - x, g_new, g)
+            x, f, g = x_new, f_new, g_new
+        norm = g.norm(dim=1)
+    return Solution(unpack(x), f, norm, iteration, norm < tol)
+
+
+def _line_search(evaluate, x, f, g, direction, slope, step):
+    """Halve the step of the problems that have not yet decreased; the others keep theirs.
+
+    A step of zero marks a problem that is done; one that cannot decrease stays where it is.
+    """
+    active = step > 0
+    noise = 1e-14 * f.abs().clamp(min=1e-3)
+    for _ in range(40):
+        x_new = x + step[:, None] * direction
+        f_new, g_new = evaluate(x_new)
+        todo = active & ~(f_new <= f + 1e-4 * step * slope)
+        if todo.any():
+            slope_new = (g_new * direction).sum(1)
+            todo &= ~((f_new <= f + noise) & (slope_new.abs() <= 0.9 * slope.abs()))
+        if not todo.any():
+            return x_new, f_new, g_new
+        step = torch.where(todo, step * 0.5, step)
+    failed = todo[:, None]
+    return (
+        torch.where(failed, x, x_new),
+        torch.where(todo, f, f_new),
+        torch.where(failed, g, g_new),
+    )
+
+
+class _History:
+    """Inverse-Hessian estimate of every problem, in the compact form of Byrd, Nocedal and Schnabel
+    (1994). Only the products of the stored pairs with the current gradient are computed; those
+    among the pairs follow by subtraction, so an iteration reads the pairs twice. A pair without
+    curvature counts as absent.
+    """
+
+    def __init__(self, size: int, g: Tensor):
+        B, P = g.shape
+        self.size, self.count = size, 0
+        self.pairs = g.new_zeros(B, 2 * size, P)  # s in the first half, y in the second, as a ring
+        self.with_g = g.new_zeros(B, 2 * size)  # their products with the current gradient
+        self.sy = g.new_zeros(B, size, size)  # sᵢ·yⱼ, valid where i is not newer than j
+        self.yy = g.new_zeros(B, size, size)
+        self.gamma = g.new_ones(B)
+
+    def push(self, s: Tensor, g: Tensor, g_old: Tensor) -> None:
+        m, slot = self.size, self.count % self.size
+        y = torch.sub(g, g_old, out=self.pairs[:, m + slot])
+        self.pairs[:, slot] = s
+        sy, yy, ss = (s * y).sum(1), y.square().sum(1), s.square().sum(1)
+        good = sy > 1e-10 * (ss * yy).sqrt()
+        if not good.all():
+            self.pairs[:, slot :: m] *= good[:, None, None]
+        self.gamma = torch.where(good, sy / yy.clamp(min=torch.finfo(s.dtype).tiny), self.gamma)
+        with_g = (g.unsqueeze(1) @ self.pairs.mT).squeeze(1)
+        with_y = (with_g - self.with_g) * good[:, None]
+        with_y[:, slot], with_y[:, m + slot] = sy * good, yy * good
+        self.sy[:, :, slot] = with_y[:, :m]
+        self.yy[:, :, slot] = self.yy[:, slot] = with_y[:, m:]
+        self.with_g, self.count = with_g, self.count + 1
+
+    def direction(self, g: Tensor, g_sq: Tensor) -> tuple[Tensor, Tensor]:
+        """Minus the estimate times ``g``, the gradient last pushed, and its product with ``g``.
+
+        Where rounding has made that an ascent direction, the negative gradient is taken.
+        """
+        if not self.count:
+            return -g, -g_sq
+        m, kept = self.size, min(self.count, self.size)
+        order = [(self.count - kept + i) % m for i in range(kept)]  # oldest first
+        order_y = [m + i for i in order]
+        gamma = self.gamma[:, None, None]
+        sg, yg = self.with_g[:, order, None], self.with_g[:, order_y, None]
+        R = self.sy[:, order][:, :, order].triu()
+        D = R.diagonal(dim1=-2, dim2=-1)
+        R = R + torch.diag_embed((D == 0).to(R))
+        u = torch.linalg.solve_triangular(R, sg, upper=True)
+        rhs = D.unsqueeze(-1) * u + gamma * (self.yy[:, order][:, :, order] @ u - yg)
+        v = torch.linalg.solve_triangular(R.mT, rhs, upper=False)
+        weights = torch.zeros_like(self.with_g)
+        weights[:, order], weights[:, order_y] = -v.squeeze(-1), (gamma * u).squeeze(-1)
+        slope = (weights * self.with_g).sum(1) - self.gamma * g_sq
+        uphill = ~(slope < 0)
+        weights *= ~uphill[:, None]
+        scale = torch.where(uphill, 1.0, self.gamma)
+        direction = torch.baddbmm(
+            -scale[:, None, None] * g.unsqueeze(1), weights.unsqueeze(1), self.pairs
+        ).squeeze(1)
+        return direction, torch.where(uphill, -g_sq, slope)

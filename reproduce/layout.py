@@ -1,0 +1,147 @@
+"""Where the parts of the book lie, and how files are written: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import nbformat
+import yaml
+from nbformat import NotebookNode
+
+DEFAULT = "default"
+WORK_KEYS = {"slug", "part", "title", "authors", "venue", "arxiv", "openreview"}
+
+
+class BookError(Exception):
+    """Something in the book's files is wrong; the message says what and where."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of a checkout with the given root; ``results`` replaces ``_build/reproduce``."""
+
+    root: Path
+    results: Path | None = None
+
+    @classmethod
+    def find(cls, root: str | Path | None = None) -> Layout:
+        """The checkout at ``root``, else the one this package lies in, else the current folder.
+
+        Raises:
+            BookError: no ``chapters`` folder there.
+        """
+        candidates = [Path(root)] if root else [Path(__file__).resolve().parents[1], Path.cwd()]
+        for candidate in candidates:
+            if (candidate / "chapters").is_dir():
+                return cls(candidate.resolve())
+        raise BookError(f"no chapters/ folder in {' or '.join(map(str, candidates))}")
+
+    @property
+    def chapters(self) -> Path:
+        return self.root / "chapters"
+
+    @property
+    def build(self) -> Path:
+        return self.root / "_build"
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the notebooks executed here."""
+        return self.results or self.build / "reproduce"
+
+    @cached_property
+    def works(self) -> list[dict]:
+        """The works of ``chapters/works.yml``, in reading order."""
+        path = self.chapters / "works.yml"
+        works = read_yaml(path)
+        if not isinstance(works, list):
+            raise BookError(f"{path}: expected a list of works")
+        for work in works:
+            missing = {"slug", "part", "title"} - set(work)
+            unknown = set(work) - WORK_KEYS
+            if missing or unknown:
+                raise BookError(
+                    f"{path}: {work.get('slug', work)}: missing {sorted(missing)}, "
+                    f"unknown {sorted(unknown)}"
+                )
+        return works
+
+    @property
+    def slugs(self) -> list[str]:
+        """Slugs of all works that have a chapter, in reading order."""
+        return [w["slug"] for w in self.works if self.chapter(w["slug"]).exists()]
+
+    def title(self, slug: str) -> str:
+        return next((w["title"] for w in self.works if w["slug"] == slug), slug)
+
+    def chapter(self, slug: str) -> Path:
+        return self.chapters / f"{slug}.ipynb"
+
+    def stored(self, slug: str, variant: str) -> Path:
+        """Where the stored notebook of a variant lies; the chapter itself for the default."""
+        if variant == DEFAULT:
+            return self.chapter(slug)
+        return self.chapters / "variants" / slug / f"{variant}.ipynb"
+
+    def fresh(self, slug: str, variant: str) -> Path:
+        """Where ``run`` puts an executed notebook."""
+        return self.runs / slug / f"{variant}.ipynb"
+
+
+def read_yaml(path: Path):
+    """Content of a YAML file.
+
+    Raises:
+        BookError: missing file or broken YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BookError(f"{path} is missing") from None
+    except yaml.YAMLError as error:
+        raise BookError(f"{path}: {error}") from None
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """A notebook of format 4.5, whose cells have ids.
+
+    Raises:
+        BookError: missing, broken or too old.
+    """
+    try:
+        nb = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+    except FileNotFoundError:
+        raise BookError(f"{path} is missing") from None
+    except (nbformat.reader.NotJSONError, ValueError) as error:
+        raise BookError(f"{path} is not a notebook: {str(error)[:200]}") from None
+    if (nb.nbformat, nb.nbformat_minor) < (4, 5) or not all("id" in c for c in nb.cells):
+        raise BookError(f"{path}: the notebook must have format 4.5 and cell ids")
+    return nb
+
+
+def dumps(nb: NotebookNode) -> str:
+    """A notebook as text, the way every notebook of the book is written."""
+    return nbformat.writes(nb).rstrip("\n") + "\n"
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file at once: readers see the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def tags(cell: NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])

@@ -1,0 +1,184 @@
+"""The built book: every page is there, every picture is described, search and Colab work.
+
+Needs ``_build/html`` (``make html``). Without it the tests are skipped, unless BOOK_REQUIRED is
+set, as ``make test`` does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+HTML = ROOT / "_build" / "html"
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+URL = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
+
+pytestmark = pytest.mark.skipif(
+    not HTML.is_dir() and not os.environ.get("BOOK_REQUIRED"), reason="no _build/html: make html"
+)
+
+
+def files(entries):
+    for entry in entries:
+        if "file" in entry:
+            yield entry["file"]
+        for key in ("parts", "chapters", "sections"):
+            yield from files(entry.get(key, []))
+
+
+PAGES = [TOC["root"], *files([TOC])]
+CHAPTERS = [p for p in PAGES if re.fullmatch(r"chapters/[^/]+", p)]
+
+
+class Page(HTMLParser):
+    """Images, links, targets and the text of the article of one page."""
+
+    def __init__(self, content):
+        super().__init__()
+        self.images, self.links, self.ids = [], [], set()
+        self.feed(content)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag == "img":
+            self.images.append(attrs)
+        if tag == "a" and attrs.get("href"):
+            self.links.append(attrs["href"])
+        if attrs.get("id"):
+            self.ids.add(attrs["id"])
+
+
+def html(page):
+    return (HTML / f"{page}.html").read_text(encoding="utf-8")
+
+
+def undescribed(images):
+    """Images without alt text, or with a file path for one. Empty alt marks decoration."""
+    return [
+        i
+        for i in images
+        if "alt" not in i
+        or i["alt"] is None
+        or re.search(r"\.(png|jpe?g|gif|svg)$|^_images/|^data:", i["alt"].strip(), re.IGNORECASE)
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_exists(page):
+    assert (HTML / f"{page}.html").is_file()
+    assert len(html(page)) > 5000
+
+
+def test_front_door():
+    assert (HTML / "index.html").is_file()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_images_are_described_and_there(page):
+    found = Page(html(page)).images
+    assert undescribed(found) == []
+    for image in found:
+        source = urlsplit(image["src"])
+        if not source.scheme:
+            assert ((HTML / page).parent / unquote(source.path)).resolve().is_file(), image["src"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_local_links_lead_somewhere(page):
+    here = Page(html(page))
+    dead = []
+    for link in here.links:
+        parts = urlsplit(link)
+        if parts.scheme or parts.netloc or link.startswith("#"):
+            continue
+        target = ((HTML / page).parent / unquote(parts.path)).resolve()
+        if not target.is_file():
+            dead.append(link)
+        elif parts.fragment and target.suffix == ".html":
+            if unquote(parts.fragment) not in Page(target.read_text(encoding="utf-8")).ids:
+                dead.append(link)
+    assert dead == []
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_chapter_figures_have_captions(page):
+    notebook = json.loads((ROOT / f"{page}.ipynb").read_text(encoding="utf-8"))
+    figures = [
+        c
+        for c in notebook["cells"]
+        if any("image/png" in o.get("data", {}) for o in c.get("outputs", []))
+        and not {"remove-cell", "remove-output"} & set(c["metadata"].get("tags", []))
+    ]
+    assert html(page).count("<figcaption") >= len(figures)
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_chapter_opens_in_colab(page):
+    where = URL.removeprefix("https://github.com/")
+    link = f"https://colab.research.google.com/github/{where}/blob/main/{page}.ipynb"
+    # Twice: the badge in the text and the launch button of the page.
+    assert html(page).count(link) >= 2
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_chapter_can_be_downloaded(page):
+    assert (HTML / "_sources" / f"{page}.ipynb").is_file()
+    assert f"_sources/{page}.ipynb" in html(page)
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_claims_table_is_shown(page):
+    assert 'class="nclib-claims"' in html(page)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_directive_was_left_unread(page):
+    article = html(page).split("<article", 1)[1].split("</article>", 1)[0]
+    article = re.sub(r"(?s)<pre.*?</pre>|<code.*?</code>", "", article)
+    assert not re.search(
+        r"\{(?:image|figure|bibliography|cite|doc|ref)\}|^:::", article, re.MULTILINE
+    )
+
+
+def test_search_knows_every_page():
+    index = (HTML / "searchindex.js").read_text(encoding="utf-8")
+    data = json.loads(index[index.index("{") : index.rindex("}") + 1])
+    assert set(PAGES) <= set(data["docnames"])
+    assert (HTML / "search.html").is_file()
+
+
+def test_dark_mode_and_style():
+    content = html(TOC["root"])
+    assert "theme-switch-button" in content
+    assert "custom.css" in content
+    style = (HTML / "_static" / "custom.css").read_text(encoding="utf-8")
+    assert 'data-theme="dark"' in style and "nclib-claims" in style
+
+
+def test_bibliography_lists_the_works():
+    works = yaml.safe_load((ROOT / "chapters" / "works.yml").read_text(encoding="utf-8"))
+    content = " ".join(re.sub(r"<[^>]+>", "", html("pages/bibliography")).split()).lower()
+    for work in works:
+        assert work["title"].split(":")[0].lower() in content, work["slug"]
+
+
+@pytest.mark.parametrize(
+    ("image", "bad"),
+    [
+        ({"src": "a.png"}, True),
+        ({"src": "a.png", "alt": None}, True),
+        ({"src": "a.png", "alt": "../_images/a.png"}, True),
+        ({"src": "a.png", "alt": "Two lines cross"}, False),
+        ({"src": "a.png", "alt": ""}, False),
+    ],
+)
+def test_the_alt_rule_can_fail(image, bad):
+    assert bool(undescribed([image])) is bad

@@ -1,0 +1,493 @@
+"""The runner: what it refuses, what it runs, what it compares and what it stores."""
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import cloudpickle
+import dask
+import nbformat
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import SLUG, chapter, claim, code, display_output, notebook, record
+
+from reproduce import job, plan, project, records, store
+from reproduce.__main__ import main
+from reproduce.layout import BookError, Layout, dumps, read_notebook, write
+from reproduce.run import Options, run
+
+ROOT = Path(__file__).parent.parent
+
+
+# --- compare --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"verdict": "not reproduced"}, "verdict was reproduced, now not reproduced"),
+        ({"kind": "data"}, "kind was theory"),
+        ({"bound": {"op": "below", "value": 2.0}}, "bound was below 1.0, now below 2.0"),
+        ({"bound": {"op": "above", "value": 1.0}}, "bound was below 1.0, now above 1.0"),
+        ({"measured": 0.61}, "measured 0.61, stored 0.5 ± 0.1"),
+        ({"measured": "nan"}, "measured 'nan'"),
+        ({"measured": None}, "measured None"),
+        ({"measured": True}, "measured True"),
+    ],
+)
+def test_compare_finds_each_difference(change, words):
+    differences = records.compare(record(claim()), record(claim(**change)))
+    assert len(differences) == 1
+    assert words in differences[0]
+
+
+def test_compare_goes_both_ways():
+    good, bad = record(claim()), record(claim(verdict="not reproduced"))
+    assert records.compare(good, bad) and records.compare(bad, good)
+
+
+def test_compare_missing_and_new():
+    old, new = record(claim("a"), claim("b")), record(claim("b"), claim("c"))
+    assert records.compare(old, new) == ["a: claim is missing", "c: claim is new"]
+
+
+def test_compare_exact_values():
+    old = record(claim(measured=3, tolerance=0.0))
+    assert not records.compare(old, record(claim(measured=3, tolerance=0.0)))
+    assert records.compare(old, record(claim(measured=4, tolerance=0.0)))
+    text = record(claim(measured="nan", tolerance=None))
+    assert not records.compare(text, text)
+
+
+def test_compare_verdicts_only_ignores_values():
+    old = record(claim(measured=0.1))
+    assert not records.compare(old, record(claim(measured=0.9)), verdicts_only=True)
+    assert records.compare(old, record(claim(verdict="not run")), verdicts_only=True)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(0, 1e3), st.floats(-2, 2))
+def test_compare_is_the_distance(value, tolerance, steps):
+    moved = value + steps * tolerance
+    differences = records.compare(
+        record(claim(measured=value, tolerance=tolerance)),
+        record(claim(measured=moved, tolerance=tolerance)),
+    )
+    if abs(steps) < 0.999 and tolerance > 1e-6:
+        assert not differences
+    if abs(steps) > 1.001 and tolerance > 1e-6:
+        assert differences
+
+
+def test_like_is_compared_with_like(book):
+    def put(variant, preset, **kw):
+        out = display_output({"nclib": record(preset=preset, variant=variant, **kw)})
+        write(book.stored(SLUG, variant), dumps(notebook(code("1", "a", outputs=[out], count=1))))
+
+    assert records.reference(book, SLUG, "default", "cpu") == (None, False)
+    put("default", "gpu")
+    found, values = records.reference(book, SLUG, "default", "cpu")
+    assert found["run"]["preset"] == "gpu" and not values
+    put("cpu", "cpu")
+    found, values = records.reference(book, SLUG, "default", "cpu")
+    assert found["run"]["variant"] == "cpu" and values
+    found, values = records.reference(book, SLUG, "seed=7", "cpu")
+    assert found["run"]["variant"] == "cpu" and not values
+    put("seed-1", "cpu")
+    found, values = records.reference(book, SLUG, "seed-1", "cpu")
+    assert found["run"]["variant"] == "seed-1" and values
+
+
+# --- what is refused before anything runs ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "no chapter 'nowhere'"),
+        ([f"{SLUG}/nothing"], "no variant 'nothing'"),
+        (["-p", "sead=1"], "unknown parameter 'sead'; the chapter has preset: str, seed: int"),
+        (["-p", "seed=one"], "'seed' must be int"),
+        (["-p", "seed=1.5"], "'seed' must be int"),
+        (["-p", "shift=x"], "'shift' must be float"),
+        (["-p", "depths=3"], "'depths' must be list[int]"),
+        (["-p", "depths=[a]"], "'depths' must be list[int]"),
+        (["-p", "seed=9..0"], "'seed' must be int"),
+        (["-p", "seed"], "expected name=value"),
+    ],
+)
+def test_misuse_ends_with_2(book, capsys, arguments, words):
+    assert main(["--root", str(book.root), "run", *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert not book.runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"title": "x", "parameters": {"sead": 1}}, "unknown parameter 'sead'"),
+        ({"title": "x", "parameters": {"seed": "1"}}, "must be int, got '1' (str)"),
+        ({"title": "x", "parameters": {"seed": True}}, "must be int, got True (bool)"),
+        ({"title": "x", "parameters": {"shift": False}}, "must be float"),
+        ({"title": "x", "parameters": {"shift": "5e-4"}}, "write 5.0e-4"),
+        ({"title": "x", "parameters": {"seed": 1}, "need": ["gpu"]}, "unknown keys ['need']"),
+        ({"title": "x", "parameters": {"seed": 1}, "needs": ["tpu"]}, "needs is a list of"),
+        ({"title": "x", "parameters": {"seed": 1}, "needs": "gpu"}, "needs is a list of"),
+        ({"parameters": {"seed": 1}}, "missing ['title']"),
+        ({"title": "x", "parameters": {}}, "parameters must be a mapping"),
+    ],
+)
+def test_variants_file_is_checked(book, entry, words):
+    write(book.chapters / "variants.yml", yaml.safe_dump({SLUG: {"v": entry}}))
+    with pytest.raises(BookError, match=SLUG) as error:
+        plan.select(book, [])
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "table", [{"unknown": {}}, {SLUG: {"Bad Name": {}}}, {SLUG: {"default": {}}}, {SLUG: []}]
+)
+def test_variants_file_names(book, table):
+    write(book.chapters / "variants.yml", yaml.safe_dump(table))
+    with pytest.raises(BookError):
+        plan.declared(book)
+
+
+def test_float_takes_an_int_and_lists_are_typed():
+    assert plan.fits(1, "float") and plan.fits([1], "list[int]") and plan.fits([1.0], "list")
+    assert not plan.fits(1.0, "int") and not plan.fits([1.0], "list[int]")
+    with pytest.raises(BookError):
+        plan.fits({}, "dict")
+
+
+def test_parameters_that_papermill_cannot_read():
+    nb = notebook(code("a: int = 1  # b = 2", "p", "parameters"))
+    with pytest.raises(BookError, match="papermill cannot read a"):
+        plan.types_of(nb)
+
+
+def test_sweeps(book):
+    names = [v.name for v in plan.select(book, [SLUG], ["seed=0..2,7", "shift=0.5"])]
+    assert names == [f"seed={s},shift=0.5" for s in (0, 1, 2, 7)]
+    one, = plan.select(book, [f"{SLUG}/seed-1"], ["depths=[3]"])
+    assert one.parameters == {"seed": 1, "depths": [3]} and not one.declared
+    assert one.name == "seed-1+depths=_3_"
+
+
+def test_hash_follows_code_and_parameters():
+    base = plan.cells_hash(chapter(), {})
+    assert base == plan.cells_hash(chapter(), {})
+    assert base != plan.cells_hash(chapter("print(3)"), {})
+    assert base != plan.cells_hash(chapter(), {"seed": 1})
+    other = chapter()
+    other.cells[0].source += " More text."  # text does not count
+    other.cells[2].source = "# https://github.com/new/home"  # nor does the install cell
+    assert base == plan.cells_hash(other, {})
+    other.cells[5].metadata["tags"] = ["raises-exception"]
+    assert base != plan.cells_hash(other, {})
+
+
+def test_library_hash_follows_its_files(tmp_path, monkeypatch):
+    folder = tmp_path / "nclib"
+    write(folder / "__init__.py", "")
+    monkeypatch.setattr(
+        job.importlib.util, "find_spec",
+        lambda name: type("Spec", (), {"origin": str(folder / "__init__.py")}),
+    )
+    first = job.library_hash()
+    write(folder / "_data" / "x.npz", b"1")
+    assert job.library_hash() != first
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+def quiet(*arguments: str) -> tuple[int, str]:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        code = main(list(arguments))
+    return code, out.getvalue()
+
+
+def test_life_of_a_chapter(book, monkeypatch):
+    """Run, skip, store, compare, change: one story, so that few kernels start."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    root = ("--root", str(book.root))
+    code_, out = quiet(*root, "run", SLUG, "--jobs", "3", "--threads", "1")
+    assert code_ == 0, out
+    assert "nothing stored to compare with" in out
+    assert f"{SLUG}/gpu" in out and "not run: needs a CUDA device" in out
+    assert not book.fresh(SLUG, "gpu").exists()
+    assert "reproduced 1/2" in out  # `broken`
+
+    default, seed1 = (read_notebook(book.fresh(SLUG, v)) for v in ("default", "seed-1"))
+    assert records.of_notebook(seed1)["run"]["variant"] == "seed-1"
+    assert seed1.metadata.nclib.hash.cells == plan.cells_hash(chapter(), {"seed": 1})
+    assert not any("injected-parameters" in c.metadata.get("tags", []) for c in default.cells)
+    assert list(book.runs.rglob("*.tmp")) == []
+
+    # Up to date: nothing runs again, and the result is still judged.
+    before = book.fresh(SLUG, "default").stat().st_mtime_ns
+    code_, out = quiet(*root, "run", f"{SLUG}/default", f"{SLUG}/seed-1")
+    assert code_ == 0 and out.count("up to date") == 2
+    assert book.fresh(SLUG, "default").stat().st_mtime_ns == before
+
+    # Store.
+    code_, out = quiet(*root, "store", f"{SLUG}/default", f"{SLUG}/seed-1")
+    assert code_ == 0, out
+    stored = read_notebook(book.chapter(SLUG))
+    assert [c.id for c in stored.cells] == [c.id for c in chapter().cells]
+    assert stored.metadata.accelerator == "GPU" and "papermill" not in stored.metadata
+    assert all("papermill" not in c.metadata and "execution" not in c.metadata
+               for c in stored.cells)
+    assert stored.cells[5].execution_count == 3
+    text = book.stored(SLUG, "seed-1").read_text()
+    page = nbformat.reads(text, 4)
+    assert page.cells[0].source.startswith("# Tiny · seed 1\n\nA variant of [A Tiny Work](../../")
+    assert "`seed = 1`. Other draws." in page.cells[0].source
+    assert "](../../../pages/notation.md)" in page.cells[0].source
+    assert "](https://x.org)" in page.cells[0].source
+    assert "(label)=" not in text and "(eq-x)" not in text and "fig-one" not in text
+    assert not any("badges" in c.metadata.get("tags", []) for c in page.cells)
+    assert any(c.id == "injected-parameters" for c in page.cells)
+    # `broken` has no stored run of its own, and fails against the default's verdict.
+    assert quiet(*root, "check")[0] == 1
+    book.fresh(SLUG, "broken").unlink()
+    assert quiet(*root, "check")[0] == 0
+
+    # Text may change and is taken over; code may not.
+    stored.cells[4].source = "## Other words"
+    write(book.chapter(SLUG), dumps(stored))
+    code_, out = quiet(*root, "check")
+    assert code_ == 1 and "store --text" in out
+    assert quiet(*root, "store", "--text")[0] == 0
+    assert "Other words" in book.stored(SLUG, "seed-1").read_text()
+    assert quiet(*root, "check")[0] == 0
+    stored.cells[5].source = "print(4)"
+    write(book.chapter(SLUG), dumps(stored))
+    code_, out = quiet(*root, "check")
+    assert code_ == 1 and "stale" in out
+    code_, out = quiet(*root, "store")
+    assert code_ == 1 and "refused" in out and "run it again" in out
+
+    # A changed verdict fails, in a sweep by the verdict alone.
+    code_, out = quiet(*root, "run", SLUG, "-p", "shift=0.2,0.9", "--jobs", "2")
+    assert code_ == 1
+    assert "shift=0.2" in out and "gap: verdict was reproduced, now not reproduced" in out
+    assert out.count("verdict was") == 1
+
+
+def test_failure_leaves_no_result_and_keeps_the_others(book):
+    nb = chapter("assert seed == 1, 'boom at the end'")
+    write(book.chapter(SLUG), dumps(nb))
+    write(book.fresh(SLUG, "default"), dumps(nb))  # of an earlier run
+    code_, out = quiet(
+        "--root", str(book.root), "run", f"{SLUG}/default", f"{SLUG}/seed-1", "--jobs", "2"
+    )
+    assert code_ == 1 and "boom at the end" in out
+    assert [r.status for r in store.check(book)][:1] == ["failed"]
+    assert not book.fresh(SLUG, "default").exists()
+    assert (book.runs / SLUG / "default.failed.ipynb").exists()
+    assert book.fresh(SLUG, "seed-1").exists()
+
+
+def test_time_limit_and_missing_report():
+    nb = notebook(code("import time; time.sleep(600)", "a"))
+    base = {"parameters": {}, "needs": [], "download": False, "threads": 1, "stamp":
+            {"variant": "default", "parameters": {}, "cells": ""}}
+    start = time.monotonic()
+    result = job.execute(base | {"notebook": dumps(nb), "timeout": 2})
+    assert result["status"] == "failed" and "stopped after 2 s" in result["message"]
+    assert time.monotonic() - start < 20
+    nb = notebook(
+        code("x: float = 0.5", "p", "parameters"),
+        code("import os; print(os.environ['OMP_NUM_THREADS'], os.listdir(), type(x), x)", "a"),
+    )
+    result = job.execute(
+        base | {"notebook": dumps(nb), "timeout": 60, "parameters": {"x": 1e-5}}
+    )
+    assert result["status"] == "failed" and "no claims report" in result["message"]
+    assert "1 [] <class 'float'> 1e-05" in result["notebook"]  # threads, empty folder, value
+
+
+def test_interrupt_ends_the_notebooks(book):
+    marker = book.root / "started"
+    write(book.chapter(SLUG), dumps(chapter(
+        f"import os, time; open({str(marker)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    )))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "reproduce", "--root", str(book.root), "run", f"{SLUG}/default"],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (marker.exists() and marker.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    kernel = int(marker.read_text())
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "interrupted" in err
+    assert not book.fresh(SLUG, "default").exists()
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        try:
+            os.kill(kernel, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the kernel is still running")
+
+
+def test_dask_cluster_of_two_processes(book):
+    from distributed import LocalCluster
+
+    variants = plan.select(book, [f"{SLUG}/default", f"{SLUG}/seed-1"])
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
+        rows = run(book, variants, Options(scheduler=cluster.scheduler_address))
+    assert [r.status.split(",")[0] for r in rows] == ["reproduced 2/2"] * 2
+    assert book.fresh(SLUG, "seed-1").exists()
+
+
+def test_a_worker_needs_no_checkout(tmp_path):
+    cloudpickle.register_pickle_by_value(job)
+    try:
+        (tmp_path / "job").write_bytes(cloudpickle.dumps(job.execute))
+    finally:
+        cloudpickle.unregister_pickle_by_value(job)
+    source = (
+        "import pickle, sys; sys.modules['reproduce'] = None\n"
+        "with open('job', 'rb') as f: print(pickle.load(f).__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "execute\n"
+
+
+def test_no_scheduler(book):
+    variants = plan.select(book, [f"{SLUG}/default"])
+    quick = dask.config.set({"distributed.comm.timeouts.connect": "1s"})
+    with quick, pytest.raises(BookError, match="no Dask scheduler"):
+        run(book, variants, Options(scheduler="tcp://127.0.0.1:9"))
+
+
+def test_threads_are_shared_out(book, monkeypatch):
+    seen = []
+
+    def fake(job_):
+        seen.append(job_["threads"])
+        return {"status": "not run", "notebook": None, "seconds": 0.0, "message": "test"}
+
+    monkeypatch.setattr(job, "execute", fake)
+    monkeypatch.setattr("reproduce.run.cores", lambda: 8)
+    variants = plan.select(book, [SLUG])
+    for options in (Options(), Options(jobs=2), Options(jobs=16), Options(jobs=2, threads=1)):
+        rows = run(book, variants, options)
+        assert all(r.ok and r.status == "not run: test" for r in rows)
+    assert seen == [2] * 4 + [4] * 4 + [2] * 4 + [1] * 4
+
+
+# --- storing --------------------------------------------------------------------------------------
+
+
+def executed(*outputs, count=1):
+    report = display_output({"nclib": record()})
+    return notebook(code("1", "a", outputs=outputs, count=count),
+                    code("2", "b", outputs=[report], count=2))
+
+
+def test_faults():
+    assert store.faults(executed()) == []
+    stderr = nbformat.v4.new_output("stream", name="stderr", text="warning")
+    assert "writes to stderr" in store.faults(executed(stderr))[0]
+    error = nbformat.v4.new_output("error", ename="KeyError", evalue="", traceback=[])
+    assert "failed: KeyError" in store.faults(executed(error))[0]
+    assert "was not run" in store.faults(executed(count=None))[0]
+    big = display_output(**{"image/png": "A" * 240_000})
+    assert "figure of 180000 bytes" in store.faults(executed(big))[0]
+    huge = display_output(**{"text/plain": "A" * 1_000_001})
+    assert "limit 1000000" in store.faults(executed(huge))[0]
+    assert store.faults(notebook(code("1", "a", count=1))) == ["no claims report"]
+
+
+def test_labels_and_links_of_a_variant_page():
+    text = "(a-b)=\n# T\n:label: x\n:name: y\n$$ (eq:1)\nwords (kept)= here\n"
+    assert store._unlabel(text) == "# T\n$$\nwords (kept)= here\n"
+    moved = store._relocate(
+        "[a](b.ipynb) ![](../i.png) [w](https://x) [m](mailto:a@b) [h](#top) "
+        "{doc}`../pages/notation` {doc}`text <other>`"
+    )
+    assert moved == (
+        "[a](../../b.ipynb) ![](../../../i.png) [w](https://x) [m](mailto:a@b) [h](#top) "
+        "{doc}`../../../pages/notation` {doc}`text <../../other>`"
+    )
+
+
+def test_undeclared_stored_variant(book):
+    write(book.stored(SLUG, "ghost"), dumps(executed()))
+    rows = {r.label: r for r in store.check_stored(book)}
+    assert rows[f"{SLUG}/ghost"].status == "not in variants.yml"
+
+
+def test_results_archive(book, tmp_path):
+    good, bad = tmp_path / "good.zip", tmp_path / "bad.zip"
+    with zipfile.ZipFile(good, "w") as archive:
+        archive.writestr(f"{SLUG}/default.ipynb", dumps(executed()))
+    store.unpack(book, good)
+    assert records.of_file(book.fresh(SLUG, "default"))
+    with zipfile.ZipFile(bad, "w") as archive:
+        archive.writestr("../../evil.ipynb", "x")
+    with pytest.raises(BookError, match="unexpected member"):
+        store.unpack(book, bad)
+
+
+# --- address and bundle ---------------------------------------------------------------------------
+
+
+def test_url(book):
+    readme = book.root / "README.md"
+    write(readme, "git+https://github.com/o/book https://github.com/o/bookish\n"
+                  "https://colab.research.google.com/github/o/book/blob https://o.github.io/book/\n")
+    before = plan.cells_hash(read_notebook(book.chapter(SLUG)), {})
+    changed = project.set_url(book, "https://github.com/New/home/")
+    assert {p.name for p in changed} == {"README.md", "_config.yml", f"{SLUG}.ipynb"}
+    assert readme.read_text() == (
+        "git+https://github.com/New/home https://github.com/o/bookish\n"
+        "https://colab.research.google.com/github/New/home/blob https://new.github.io/home/\n"
+    )
+    assert plan.cells_hash(read_notebook(book.chapter(SLUG)), {}) == before
+    assert project.set_url(book, "https://github.com/New/home") == []
+    with pytest.raises(BookError):
+        project.set_url(book, "github.com/x")
+
+
+def test_bundle(book, tmp_path, monkeypatch):
+    def fake_wheel(root, folder):
+        path = folder / "nclib-1-py3-none-any.whl"
+        path.write_bytes(b"wheel")
+        return path
+
+    monkeypatch.setattr(project, "wheel", fake_wheel)
+    data = tmp_path / "data"
+    write(data / "cifar10" / "x.bin", "x")
+    out = project.bundle(book, tmp_path / "out" / "b.zip", data)
+    with zipfile.ZipFile(out) as archive:
+        names = set(archive.namelist())
+        compile(archive.read("run.py"), "run.py", "exec")
+    assert {"run.py", "README.txt", "nclib-1-py3-none-any.whl", "data/cifar10/x.bin",
+            f"chapters/{SLUG}.ipynb", "chapters/variants.yml"} <= names
+
+
+def test_root_is_found():
+    assert Layout.find().root == ROOT
+    with pytest.raises(BookError):
+        Layout.find("/nonexistent")

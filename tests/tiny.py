@@ -1,0 +1,108 @@
+"""A tiny chapter, whose notebook needs neither torch nor nclib to run, and its records."""
+
+import json
+from textwrap import dedent
+
+import nbformat
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+SLUG = "geometric-analysis"
+PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJg"
+    "gg=="
+)
+
+REPORT = """
+    import json
+    from IPython.display import display
+
+    record = json.loads('''RECORD''')
+    record["run"]["seed"] = seed
+    first = record["claims"][0]
+    first["measured"] = 0.5 + shift + 0.001 * seed
+    if first["measured"] > first["bound"]["value"]:
+        first["verdict"] = "not reproduced"
+    display({"text/plain": "report"}, raw=True, metadata={"nclib": record})
+"""
+
+
+def claim(id="gap", measured=0.5, verdict="reproduced", tolerance=0.1, **changes) -> dict:
+    """One claim as ``nclib.claims`` records it."""
+    base = {
+        "id": id, "statement": "The gap | of *W* is small.", "source": "Theorem 1",
+        "kind": "theory", "scope": "exact", "measured": measured,
+        "bound": {"op": "below", "value": 1.0}, "tolerance": tolerance, "paper": None,
+        "verdict": verdict, "seeds": 1, "spread": None, "controls": None, "note": "",
+    }
+    return base | changes
+
+
+def record(*claims, preset="cpu", variant="default", **run) -> dict:
+    """A record as ``Claims.report`` leaves it in the output's metadata."""
+    facts = {
+        "slug": SLUG, "variant": variant, "preset": preset, "seed": 0, "device": "cpu",
+        "threads": 2, "seconds": 12.3, "versions": {"python": "3.11", "torch": "2.13"},
+        "commit": "0123456789abcdef",
+    }
+    default = (claim(), claim("rank", measured=3, tolerance=0.0))
+    return {"claims": list(claims or default), "run": facts | run}
+
+
+def display_output(metadata=None, **data) -> nbformat.NotebookNode:
+    return new_output("display_data", data=data or {"text/plain": "report"},
+                      metadata=metadata or {})
+
+
+def code(source: str, id: str, *tags: str, outputs=(), count=None) -> nbformat.NotebookNode:
+    cell = new_code_cell(dedent(source).strip("\n"), id=id, execution_count=count,
+                         outputs=list(outputs))
+    if tags:
+        cell.metadata["tags"] = list(tags)
+    return cell
+
+
+def notebook(*cells) -> nbformat.NotebookNode:
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    return new_notebook(cells=list(cells), metadata={
+        "kernelspec": kernel, "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+        "accelerator": "GPU",
+    })
+
+
+def chapter(code_line: str = "print(2 + seed * 0)") -> nbformat.NotebookNode:
+    """The chapter, not run: ``shift`` moves its one value, 0.6 breaks the bound."""
+    figure = code(
+        f"""
+        import base64
+        from IPython.display import Image, display
+        display(Image(base64.b64decode("{PNG}")))
+        """, "figure", "cover",
+    )
+    figure.metadata["mystnb"] = {"figure": {"caption": "One pixel.", "name": "fig-one"}}
+    title = "(top)=\n# Tiny\n\nSee [notation](../pages/notation.md) and [web](https://x.org)."
+    return notebook(
+        new_markdown_cell(title.replace("(top)=\n", ""), id="title"),
+        new_markdown_cell("", id="badges", metadata={"tags": ["badges"]}),
+        code("# https://github.com/o/book\nimport sys", "install", "nbval-skip"),
+        code(
+            """
+            preset: str = "auto"   # "cpu" or "gpu"
+            seed: int = 0          # every draw
+            shift: float = 0.0     # moves the value
+            depths: list[int] = [1, 2]
+            """, "parameters", "parameters",
+        ),
+        new_markdown_cell("(label)=\n## Part\n\n$$\nx\n$$ (eq-x)\n", id="part"),
+        code(code_line, "exact"),
+        figure,
+        code(REPORT.replace("RECORD", json.dumps(record())), "report"),
+    )
+
+
+VARIANTS = {
+    SLUG: {
+        "seed-1": {"title": "seed 1", "parameters": {"seed": 1}, "about": "Other draws."},
+        "gpu": {"title": "GPU", "parameters": {"preset": "gpu"}, "needs": ["gpu"]},
+        "broken": {"title": "broken", "parameters": {"shift": 0.6}},
+    }
+}
