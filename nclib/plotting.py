@@ -81,6 +81,9 @@ def animation(
         pictures.append(Pillow.fromarray(np.asarray(fig.canvas.buffer_rgba())[..., :3].copy()))
     plt.close(fig)
     palette = pictures[-1].quantize(colors)
+    table = np.array(palette.getpalette()[: 3 * colors]).reshape(-1, 3)
+    table[table.sum(axis=1).argmax()] = 255  # averaging makes the paper gray
+    palette.putpalette(table.ravel().tolist())
     flat = [p.quantize(palette=palette, dither=Pillow.Dither.NONE) for p in pictures]
     durations = [milliseconds] * (len(flat) - 1) + [hold]
     buffer = io.BytesIO()

@@ -21,6 +21,9 @@ T = TypeVar("T")
 PRESETS = ("auto", "cpu", "gpu")
 DISTRIBUTION = "neural-collapse-reproduced"
 
+#: Threads that torch had when nclib was imported; :func:`nclib.training.parallel` shares them out.
+THREADS = torch.get_num_threads()
+
 _current: Run | None = None
 
 
@@ -65,7 +68,7 @@ class Run:
             "preset": self.preset,
             "seed": self.seed,
             "device": device,
-            "threads": torch.get_num_threads(),
+            "threads": THREADS,
             "seconds": round(self.seconds, 1),
             "versions": {
                 "python": platform.python_version(),
@@ -85,7 +88,10 @@ def setup(seed: int = 0, preset: str = "auto") -> Run:
         preset: ``"cpu"`` (small, a minute on two cores), ``"gpu"`` (the paper's scale) or
             ``"auto"``: ``"gpu"`` where CUDA is available, otherwise ``"cpu"``.
 
-    TF32 is switched off and deterministic algorithms are asked for where torch has them.
+    TF32 is switched off and deterministic algorithms are asked for where torch has them. On the CPU
+    every operation runs on one thread: the chapters' tensors are too small to share, and results
+    do not depend on the number of cores. Independent trainings use the cores instead, through
+    :func:`nclib.training.parallel`.
 
     Raises:
         ValueError: unknown preset or negative seed.
@@ -110,9 +116,10 @@ def setup(seed: int = 0, preset: str = "auto") -> Run:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - also seeds libraries that use the global state
     torch.manual_seed(seed)
-    _current = Run(preset=preset, seed=seed, device=torch.device("cuda" if cuda else "cpu"))
-    if preset == "cpu":
-        _current = Run(preset=preset, seed=seed, device=torch.device("cpu"))
+    device = torch.device("cuda" if preset == "gpu" else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    _current = Run(preset=preset, seed=seed, device=device)
     return _current
 
 

@@ -10,6 +10,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from . import runtime
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -142,12 +144,12 @@ def parallel(function: Callable[[T], R], items: Iterable[T], workers: int | None
     from torch's global generator: make models before, and pass generators.
 
     Args:
-        workers: by default as many as torch has threads.
+        workers: by default as many as torch had threads before :func:`nclib.setup` set it to one.
 
     Raises:
         Exception: the first one that ``function`` raised, after the others have ended.
     """
     with ThreadPoolExecutor(
-        workers or torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)
+        workers or runtime.THREADS, initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
         return list(pool.map(function, items))
