@@ -80,11 +80,14 @@ def animation(
         fig.canvas.draw()
         pictures.append(Pillow.fromarray(np.asarray(fig.canvas.buffer_rgba())[..., :3].copy()))
     plt.close(fig)
-    palette = pictures[-1].quantize(colors)
-    table = np.array(palette.getpalette()[: 3 * colors]).reshape(-1, 3)
-    table[table.sum(axis=1).argmax()] = 255  # averaging makes the paper gray
-    palette.putpalette(table.ravel().tolist())
-    flat = [p.quantize(palette=palette, dither=Pillow.Dither.NONE) for p in pictures]
+    palette = pictures[-1].quantize(colors - 1)
+    table = [*palette.getpalette()[: 3 * (colors - 1)], 255, 255, 255]
+    flat = []
+    for picture in pictures:
+        index = np.array(picture.quantize(palette=palette, dither=Pillow.Dither.NONE))
+        index[(np.asarray(picture) == 255).all(axis=-1)] = len(table) // 3 - 1  # white stays white
+        flat.append(Pillow.fromarray(index))
+        flat[-1].putpalette(table)
     durations = [milliseconds] * (len(flat) - 1) + [hold]
     buffer = io.BytesIO()
     flat[0].save(

@@ -142,7 +142,8 @@ def minimize(
         history: pairs kept; memory is 2·history·B·P floats for P variables a problem.
 
     The step is halved until the loss decreases sufficiently or, where rounding hides the
-    decrease, the slope does (the approximate Wolfe test of Hager and Zhang, 2005).
+    decrease, the slope does (the approximate Wolfe test of Hager and Zhang, 2005). A problem for
+    which no step helps stops early and counts as not converged unless its gradient is small.
 
     Raises:
         ValueError: ``loss`` does not return one finite value a problem at the start.
@@ -172,10 +173,10 @@ def minimize(
         if not f.isfinite().all():
             raise ValueError("the loss is not finite at the start")
         memory = _History(history, g)
-        iteration = 0
+        iteration, stuck = 0, torch.zeros_like(f, dtype=torch.bool)
         while iteration < max_iter:
             g_sq = g.square().sum(1)
-            active = g_sq >= tol**2
+            active = (g_sq >= tol**2) & ~stuck
             if not active.any():
                 break
             iteration += 1
@@ -183,7 +184,8 @@ def minimize(
             step = torch.where(active, 1.0, 0.0).to(f)
             if not memory.count:
                 step /= g_sq.sqrt().clamp(min=1.0)
-            x_new, f_new, g_new = _line_search(evaluate, x, f, g, direction, slope, step)
+            x_new, f_new, g_new, failed = _line_search(evaluate, x, f, g, direction, slope, step)
+            stuck |= failed
             memory.push(x_new - x, g_new, g)
             x, f, g = x_new, f_new, g_new
         norm = g.norm(dim=1)
@@ -193,10 +195,11 @@ def minimize(
 def _line_search(evaluate, x, f, g, direction, slope, step):
     """Halve the step of the problems that have not yet decreased; the others keep theirs.
 
-    A step of zero marks a problem that is done; one that cannot decrease stays where it is.
+    A step of zero marks a problem that is done; one that cannot decrease stays where it is and is
+    returned as failed.
     """
     active = step > 0
-    noise = 1e-14 * f.abs().clamp(min=1e-3)
+    noise = 500 * torch.finfo(f.dtype).eps * f.abs().clamp(min=1)
     for _ in range(40):
         x_new = x + step[:, None] * direction
         f_new, g_new = evaluate(x_new)
@@ -205,14 +208,12 @@ def _line_search(evaluate, x, f, g, direction, slope, step):
             slope_new = (g_new * direction).sum(1)
             todo &= ~((f_new <= f + noise) & (slope_new.abs() <= 0.9 * slope.abs()))
         if not todo.any():
-            return x_new, f_new, g_new
+            break
         step = torch.where(todo, step * 0.5, step)
-    failed = todo[:, None]
-    return (
-        torch.where(failed, x, x_new),
-        torch.where(todo, f, f_new),
-        torch.where(failed, g, g_new),
-    )
+    else:
+        x_new, g_new = torch.where(todo[:, None], x, x_new), torch.where(todo[:, None], g, g_new)
+        f_new = torch.where(todo, f, f_new)
+    return x_new, f_new, g_new, todo
 
 
 class _History:
