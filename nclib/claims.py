@@ -48,6 +48,13 @@ class Claim:
     controls: str | None = None
     note: str = ""
 
+    def _ipython_display_(self) -> None:
+        """Nothing: a cell that ends with ``claims.check(...)`` shows no claim; the report does.
+
+        A closing semicolon is not enough, because it does not work where a cell runs without
+        history, as under nbval.
+        """
+
 
 class Claims:
     """The claims of one chapter run.
