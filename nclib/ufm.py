@@ -175,7 +175,7 @@ def minimize(
         memory = _History(history, g)
         iteration, stuck = 0, torch.zeros_like(f, dtype=torch.bool)
         while iteration < max_iter:
-            g_sq = g.square().sum(1)
+            g_sq = _norm(g) ** 2
             active = (g_sq >= tol**2) & ~stuck
             if not active.any():
                 break
@@ -184,11 +184,11 @@ def minimize(
             step = torch.where(active, 1.0, 0.0).to(f)
             if not memory.count:
                 step /= g_sq.sqrt().clamp(min=1.0)
-            x_new, f_new, g_new, failed = _line_search(evaluate, x, f, g, direction, slope, step)
+            s, f, g_new, failed = _line_search(evaluate, x, f, g, direction, slope, step)
             stuck |= failed
-            memory.push(x_new - x, g_new, g)
-            x, f, g = x_new, f_new, g_new
-        norm = g.norm(dim=1)
+            memory.push(s, g_new, g)
+            x, g = x + s, g_new
+        norm = _norm(g)
     return Solution(unpack(x), f, norm, iteration, norm < tol)
 
 
@@ -201,19 +201,26 @@ def _line_search(evaluate, x, f, g, direction, slope, step):
     active = step > 0
     noise = 500 * torch.finfo(f.dtype).eps * f.abs().clamp(min=1)
     for _ in range(40):
-        x_new = x + step[:, None] * direction
-        f_new, g_new = evaluate(x_new)
+        s = step[:, None] * direction
+        f_new, g_new = evaluate(x + s)
         todo = active & ~(f_new <= f + 1e-4 * step * slope)
         if todo.any():
-            slope_new = (g_new * direction).sum(1)
+            slope_new = _dot(g_new, direction)
             todo &= ~((f_new <= f + noise) & (slope_new.abs() <= 0.9 * slope.abs()))
         if not todo.any():
-            break
+            return s, f_new, g_new, todo
         step = torch.where(todo, step * 0.5, step)
-    else:
-        x_new, g_new = torch.where(todo[:, None], x, x_new), torch.where(todo[:, None], g, g_new)
-        f_new = torch.where(todo, f, f_new)
-    return x_new, f_new, g_new, todo
+    stay = todo[:, None]
+    return s * ~stay, torch.where(todo, f, f_new), torch.where(stay, g, g_new), todo
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Products of the rows of two ``(B, P)`` tensors, without a temporary of that size."""
+    return (a.unsqueeze(1) @ b.unsqueeze(2)).flatten()
+
+
+def _norm(a: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(a, dim=1)
 
 
 class _History:
@@ -236,8 +243,8 @@ class _History:
         m, slot = self.size, self.count % self.size
         y = torch.sub(g, g_old, out=self.pairs[:, m + slot])
         self.pairs[:, slot] = s
-        sy, yy, ss = (s * y).sum(1), y.square().sum(1), s.square().sum(1)
-        good = sy > 1e-10 * (ss * yy).sqrt()
+        sy, yy = _dot(s, y), _norm(y) ** 2
+        good = sy > 1e-10 * _norm(s) * yy.sqrt()
         if not good.all():
             self.pairs[:, slot :: m] *= good[:, None, None]
         self.gamma = torch.where(good, sy / yy.clamp(min=torch.finfo(s.dtype).tiny), self.gamma)
