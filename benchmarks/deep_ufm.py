@@ -48,7 +48,8 @@ def alone(start, steps):
 
 
 def batched(start, steps, pieces):
-    parts = [dict(zip(start, p, strict=True)) for p in zip(*(v.tensor_split(pieces) for v in start.values()), strict=True)]
+    split = {name: v.tensor_split(pieces) for name, v in start.items()}
+    parts = [{name: v[i] for name, v in split.items()} for i in range(pieces)]
     return torch.cat(training.parallel(lambda part: alone(part, steps), parts, pieces))
 
 
@@ -59,7 +60,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     steps, rounds = (20, 1) if args.quick else (1000, 3)
     pieces = 1 if device.type == "cuda" else min(2, torch.get_num_threads())
-    many = ufm.deep_init(SEEDS, 10, 1, 30, 4, generator=torch.Generator().manual_seed(0), device=device)
+    draws = torch.Generator().manual_seed(0)
+    many = ufm.deep_init(SEEDS, 10, 1, 30, 4, generator=draws, device=device)
     one = {name: v[:1] for name, v in many.items()}
     methods = {
         "one seed, autograd and SGD": lambda: textbook(one, steps),
@@ -79,7 +81,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         torch.set_num_threads(threads)
     reference = losses["one seed, nclib"]
     assert all(abs(v - reference) <= 1e-9 * reference for v in losses.values()), losses
-    print(f"{device.type}, {pieces} thread(s) for the batch, best of {rounds}, {steps} steps measured")
+    print(f"{device.type}, {pieces} thread(s) for the batch, best of {rounds}, {steps} steps timed")
     print(f"{'':28} {'a step':>10}  {STEPS:,} steps   the batch against it")
     last = best[f"{SEEDS} seeds, nclib"]
     for name, seconds in best.items():
