@@ -7,6 +7,7 @@ tests the wrapper.
 
 from pathlib import Path
 
+from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell
 
 from reproduce import records
@@ -46,3 +47,11 @@ def runtest(self):
 
 
 IPyNbCell.runtest = runtest
+
+
+def execute_cell_input(self, cell_input, allow_stdin=None):
+    """As nbval's, but with history: IPython looks there for the ``;`` that silences a cell."""
+    return self.kc.execute(cell_input, allow_stdin=allow_stdin or False, stop_on_error=False)
+
+
+RunningKernel.execute_cell_input = execute_cell_input

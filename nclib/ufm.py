@@ -232,8 +232,8 @@ def deep_descend(
         record: steps at which the loss is recorded; the first (0) and the last are always.
         keep: steps whose variables are copied.
 
-    A step costs 6·Σ d_l·d_{l+1}·N operations a problem and no allocation; autograd takes about
-    three times as long, and a single problem is dominated by the calls themselves.
+    A step costs 6·Σ d_l·d_{l+1}·N operations a problem and makes no new tensor. A single small
+    problem is dominated by the calls themselves; see ``benchmarks/deep_ufm.py``.
 
     Raises:
         ValueError: as :func:`deep_loss`, or ``steps`` < 0.
