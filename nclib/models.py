@@ -88,10 +88,10 @@ class ConvNet(Classifier):
 
 
 class ResNet(Classifier):
-    """ResNet-18 or ResNet-50 (He et al. 2016), with the two variations of Zhu et al. 2021.
+    """ResNet-18, 20 or 50 (He et al. 2016), with the two variations of Zhu et al. 2021.
 
     Args:
-        depth: 18 or 50.
+        depth: 18 or 50 (four stages), or 20 (three stages, for small images: take ``width=16``).
         stem: ``"imagenet"`` (7×7 with stride 2 and max-pooling) or ``"cifar"`` (3×3).
         width: channels of the first stage; 64 is the standard.
         feature_dim: if given, the last residual block has that many output channels, with a 1×1
@@ -105,13 +105,15 @@ class ResNet(Classifier):
         self, in_channels: int, num_classes: int, *, depth: int = 18, stem: str = "cifar",
         width: int = 64, feature_dim: int | None = None, head: nn.Module | None = None,
     ):
-        if depth not in (18, 50):
-            raise ValueError(f"depth must be 18 or 50, got {depth}")
+        if depth not in (18, 20, 50):
+            raise ValueError(f"depth must be 18, 20 or 50, got {depth}")
         if stem not in ("imagenet", "cifar"):
             raise ValueError(f"stem must be 'imagenet' or 'cifar', got {stem!r}")
-        block, counts, expand = (
-            (_Basic, (2, 2, 2, 2), 1) if depth == 18 else (_Bottleneck, (3, 4, 6, 3), 4)
-        )
+        block, counts, expand = {
+            18: (_Basic, (2, 2, 2, 2), 1),
+            20: (_Basic, (3, 3, 3), 1),
+            50: (_Bottleneck, (3, 4, 6, 3), 4),
+        }[depth]
         layers: list[nn.Module] = []
         if stem == "cifar":
             layers += [_conv(in_channels, width, 3), nn.BatchNorm2d(width), nn.ReLU()]
@@ -122,7 +124,7 @@ class ResNet(Classifier):
         for stage, count in enumerate(counts):
             inner = width * 2**stage
             for i in range(count):
-                last = stage == 3 and i == count - 1
+                last = stage == len(counts) - 1 and i == count - 1
                 out = feature_dim if last and feature_dim is not None else inner * expand
                 layers.append(block(channels, inner, out, 2 if stage > 0 and i == 0 else 1))
                 channels = out
