@@ -237,7 +237,8 @@ def deep_descend(
 
     Raises:
         ValueError: as :func:`deep_loss`, or ``steps`` < 0.
-        FloatingPointError: a recorded loss is not finite (the rate is too large).
+        FloatingPointError: the recorded losses of all problems are infinite (the rate is too
+            large). A problem that diverges alone is recorded as infinite, and the others go on.
     """
     if steps < 0:
         raise ValueError(f"steps must be ≥ 0, got {steps}")
@@ -252,9 +253,9 @@ def deep_descend(
             walk.advance(stop - done)
             done = stop
             if stop in (0, steps) or stop in record:
-                losses[stop] = deep_loss(**x, **problem)
-                if not losses[stop].isfinite().all():
-                    raise FloatingPointError(f"the loss is not finite at step {stop}")
+                losses[stop] = deep_loss(**x, **problem).nan_to_num(nan=math.inf)
+                if losses[stop].isinf().all():
+                    raise FloatingPointError(f"no loss is finite at step {stop}")
             if stop in keep:
                 kept[stop] = {name: v.clone() for name, v in x.items()}
     plain = [{k: v.clone() for k, v in part.items()} for part in (x, *kept.values())]

@@ -192,3 +192,14 @@ def test_resnet20_has_the_published_size():
     assert models.count_parameters(model) == 272_474  # 0.27 M, with projections on the skips
     logits, features = model(torch.zeros(2, 3, 32, 32), return_features=True)
     assert logits.shape == (2, 10) and features.shape == (2, 64)
+
+
+def test_one_diverging_problem_leaves_the_others():
+    start = ufm.deep_init(3, 3, 2, 4, 3, generator=torch.Generator().manual_seed(0))
+    wild = {name: v.clone() for name, v in start.items()}
+    for v in wild.values():
+        v[1] *= 1e3
+    options = {"rate": 0.05, "steps": 200, "lam_w": 0.01, "lam_h": 0.01}
+    path, calm = ufm.deep_descend(wild, **options), ufm.deep_descend(start, **options)
+    assert path.loss[-1].isinf().tolist() == [False, True, False]
+    assert torch.equal(path.loss[-1][[0, 2]], calm.loss[-1][[0, 2]])
