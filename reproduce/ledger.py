@@ -106,13 +106,13 @@ def claims_table(stored: list[tuple[Variant, dict | None]]) -> str:
             first.setdefault(id, claim)
             if first[id]["bound"] is None:
                 first[id] = claim
-    head = ["Claim", "Source", "Kind", "Scope", "Bound", "Work's value"]
+    head = ["Claim", "Bound", "Work's value"]
     head += [f"`{v.name}`" for v, _ in by_variant]
     rows = []
     for id, claim in first.items():
         control = f" Control of `{claim['controls']}`." if claim.get("controls") else ""
-        row = [f"`{id}` {escape(claim['statement'])}{control}"]
-        row += [escape(claim[key]) for key in ("source", "kind", "scope")]
+        about = " · ".join(escape(claim[key]) for key in ("source", "kind", "scope"))
+        row = [f"`{id}` {escape(claim['statement'])}{control} *{about}*"]
         row += [escape(bound_text(claim)), escape(claim["paper"] or "–")]
         for _, claims in by_variant:
             row.append(escape(measured_text(claims[id])) if id in claims else "not run")
