@@ -232,7 +232,10 @@ class RegressionData:
 
     def __repr__(self) -> str:
         (N, D), n = self.inputs.shape, self.targets.shape[1]
-        return f"RegressionData({self.name!r}, {self.split!r}: {N} samples, {D} inputs, {n} targets)"
+        return (
+            f"RegressionData({self.name!r}, {self.split!r}: "
+            f"{N} samples, {D} inputs, {n} targets)"
+        )
 
     def tensors(self, device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs (N, D) and targets (N, n), float32, on ``device``."""

@@ -13,8 +13,8 @@ over when classes have unequal counts.
 Sources: Papyan, Han & Donoho (2020), "Prevalence of neural collapse during the terminal phase of
 deep learning training"; Zhu et al. (2021), "A geometric analysis of neural collapse with
 unconstrained features", and its code; Galanti, György & Hutter (2022), "On the role of neural
-collapse in transfer learning". For regression (NRC1 to NRC3, at the end): Andriopoulos et al. (2024),
-"The prevalence of neural collapse in neural multivariate regression".
+collapse in transfer learning". For regression (NRC1 to NRC3, at the end): Andriopoulos et al.
+(2024), "The prevalence of neural collapse in neural multivariate regression".
 """
 
 from __future__ import annotations
@@ -534,7 +534,7 @@ class NRC3Fit:
 def nrc3_fit(weight: Tensor, root: Tensor) -> NRC3Fit:
     """The gamma in ``[0, lambda_min(Sigma)]`` that minimizes :func:`nrc3`, in closed form.
 
-    With ``G = W Wᵀ``, ``R = Sigma^{1/2}``, ``t = tr R``, ``a = tr Sigma``: the only stationary point
+    With ``G = W Wᵀ``, ``R = Sigma^{1/2}``, ``t = tr R``, ``a = tr Sigma`` the only stationary point
     is ``sqrt(gamma) = (t tr(GR) - a tr G) / (n tr(GR) - t tr G)``. It is the minimum if the
     denominator is positive; otherwise, or if it lies outside, the minimum is at an end. (The paper
     scans 1000 values.)
