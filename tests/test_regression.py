@@ -172,7 +172,8 @@ def test_fit_is_the_best_of_a_grid(seed, n, near):
     smallest = torch.linalg.eigvalsh(root)[0].square()
     W = draw(n, 6, seed=seed)
     if near:
-        W = exact_weight(root, 0.7 * float(smallest), 8) + 0.01 * smallest**0.25 * draw(n, 8, seed=1)
+        noise = 0.01 * smallest**0.25 * draw(n, 8, seed=1)
+        W = exact_weight(root, 0.7 * float(smallest), 8) + noise
     fit = metrics.nrc3_fit(W, root)
     grid = torch.linspace(0, 1, 1000, **F64) * smallest
     values = metrics.nrc3(W, root, grid)
@@ -292,7 +293,8 @@ def test_mean_over_components_is_lambda_times_n():
     W, H, b = draw(1, 3, 5), draw(1, 20, 5, seed=1), draw(1, 3, seed=2)
     mean = (H @ W.mT + b - Y).square().mean() / 2
     mean = mean + 0.1 / 2 * (H.square().sum() / 20 + W.square().sum())
-    assert float(n * mean) == pytest.approx(float(ufm.regression_loss(W, H, b, Y, n * 0.1, n * 0.1)))
+    summed = ufm.regression_loss(W, H, b, Y, n * 0.1, n * 0.1)
+    assert float(n * mean) == pytest.approx(float(summed))
 
 
 @pytest.mark.parametrize(
@@ -305,7 +307,9 @@ def test_mean_over_components_is_lambda_times_n():
         (lambda: ufm.regression_solution(correlated(), 0.1, 0.1, 2), "d ≥ n"),
         (lambda: ufm.regression_solution(torch.ones(5, 2), 0.1, 0.1, 2), "singular"),
         (
-            lambda: ufm.regression_loss(draw(1, 3, 5), draw(1, 20, 5), draw(1, 3), draw(19, 3), 1, 1),
+            lambda: ufm.regression_loss(
+                draw(1, 3, 5), draw(1, 20, 5), draw(1, 3), draw(19, 3), 0.1, 0.1
+            ),
             "expected",
         ),
     ],
