@@ -207,6 +207,81 @@ def load(
         ) from None
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class RegressionData:
+    """One split of a multivariate regression problem. Made by :func:`load_regression`.
+
+    Attributes:
+        name, split: as given to :func:`load_regression`.
+        inputs: (N, D) float32, raw units.
+        targets: (N, n) float32, raw units.
+        target_names: one a component.
+        returns: (episodes,) float32, what the expert earned in the episodes that the samples come
+            from; None where there are no episodes.
+    """
+
+    name: str
+    split: str
+    inputs: np.ndarray
+    targets: np.ndarray
+    target_names: tuple[str, ...]
+    returns: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __repr__(self) -> str:
+        (N, D), n = self.inputs.shape, self.targets.shape[1]
+        return (
+            f"RegressionData({self.name!r}, {self.split!r}: "
+            f"{N} samples, {D} inputs, {n} targets)"
+        )
+
+    def tensors(self, device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs (N, D) and targets (N, n), float32, on ``device``."""
+        import torch
+
+        return tuple(torch.tensor(a, device=device) for a in (self.inputs, self.targets))
+
+
+def load_regression(name: str, split: str = "train") -> RegressionData:
+    """Load one split of a multivariate regression problem that ships with nclib or scikit-learn.
+
+    Args:
+        name: ``"reacher"`` (1,000 training and 200 test samples, 10 inputs, 2 targets),
+            ``"swimmer"`` and ``"swimmer-slow"`` (1,000 and 200, 8, 2), ``"hopper"`` (2,000 and 400,
+            11, 3): states and actions of scripted experts in MuJoCo, from mujoco-small.npz;
+            ``"linnerud"`` (20 training samples only, 3, 3): exercise and body measures, from
+            scikit-learn.
+        split: ``"train"`` or ``"test"``.
+
+    Raises:
+        ValueError: unknown name or split, or a test split that does not exist.
+        DataError: the shipped file is missing or broken.
+    """
+    if name not in REGRESSION:
+        raise ValueError(f"unknown regression data {name!r}; known: {', '.join(REGRESSION)}")
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
+    if name == "linnerud":
+        if split != "train":
+            raise ValueError("linnerud has 20 samples and no test split")
+        from sklearn.datasets import load_linnerud
+
+        table = load_linnerud()
+        arrays = {"states": table.data, "actions": table.target}
+    else:
+        with np.load(io.BytesIO(_shipped(name, _ROBOTS)), allow_pickle=False) as archive:
+            keys = ("states", "actions", "returns")
+            arrays = {key: archive[f"{name}_{split}_{key}"] for key in keys}
+    arrays = {key: np.asarray(value, dtype=np.float32) for key, value in arrays.items()}
+    for array in arrays.values():
+        array.flags.writeable = False
+    return RegressionData(
+        name, split, arrays["states"], arrays["actions"], REGRESSION[name], arrays.get("returns")
+    )
+
+
 # --- where data comes from -----------------------------------------------------------------------
 
 
@@ -261,14 +336,7 @@ def _obtain(
 ) -> bytes:
     """The verified content of ``file``, from the first place that has it."""
     if not file.urls:
-        shipped = resources.files(__package__).joinpath("_data", file.name)
-        try:
-            return _verified(shipped.read_bytes(), file)
-        except _READ_ERRORS as error:
-            raise DataError(
-                f"cannot load {name!r}: {shipped}, which ships with nclib, is missing or broken: "
-                f"{_reason(error)}. Install nclib again."
-            ) from None
+        return _shipped(name, file)
     own = os.environ.get("NCLIB_DATA")
     if root is not None:
         places = [Path(root).expanduser()]
@@ -293,6 +361,18 @@ def _obtain(
         )
     target = (Path(own).expanduser() if own else cache_dir()) / name / file.name
     return _download(name, source, file, target, looked)
+
+
+def _shipped(name: str, file: File) -> bytes:
+    """The verified content of a file that ships with nclib."""
+    shipped = resources.files(__package__).joinpath("_data", file.name)
+    try:
+        return _verified(shipped.read_bytes(), file)
+    except _READ_ERRORS as error:
+        raise DataError(
+            f"cannot load {name!r}: {shipped}, which ships with nclib, is missing or broken: "
+            f"{_reason(error)}. Install nclib again."
+        ) from None
 
 
 def _read_local(name: str, source: Source, file: File, path: Path, explicit: bool) -> bytes:
@@ -574,3 +654,17 @@ SOURCES: dict[str, Source] = {
         std=(0.26733429, 0.25643846, 0.27615047),
     ),
 }
+
+# Regression: the names of the targets. The robots come from one shipped file, made by
+# _data/make_mujoco_small.py.
+REGRESSION: dict[str, tuple[str, ...]] = {
+    "reacher": ("shoulder torque", "elbow torque"),
+    "swimmer": ("first joint torque", "second joint torque"),
+    "swimmer-slow": ("first joint torque", "second joint torque"),
+    "hopper": ("thigh torque", "leg torque", "foot torque"),
+    "linnerud": ("weight", "waist", "pulse"),
+}
+_ROBOTS = File(
+    "mujoco-small.npz",
+    ("sha256:8751cc2ba31541ab742c4340a3c2c1d17b7493d75110c944f7b822158bfd7a0c",),
+)
