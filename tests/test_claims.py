@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 
 import nclib
 from nclib import claims as module
@@ -183,3 +184,9 @@ def test_integers_stay_integers(claims):
     claim = claims.check("x", "S.", measured=torch.tensor(7), equals=7, **BASE)
     assert claim.measured == 7 and isinstance(claim.measured, int)
     assert not math.isnan(claim.tolerance)
+
+
+def test_a_claim_that_ends_a_cell_shows_nothing(claims):
+    claim = claims.check("a", "One is one.", measured=1, equals=1, **BASE)
+    data, metadata = InteractiveShell.instance().display_formatter.format(claim)
+    assert data == {} and metadata == {}
