@@ -117,7 +117,7 @@ def polar_factor(A: Tensor, *, method: str = "svd") -> Tensor:
     The backward is the derivative of the polar factor itself, which divides by *sums* of singular
     values: it stays finite where they coincide, while the derivative of the singular vectors does
     not exist there. Where ``A`` loses rank to working precision, the derivative does not exist; the
-    undefined directions get a zero gradient. Gradients of gradients are not available.
+    undefined directions get a zero gradient. It is differentiable once.
 
     Args:
         A: ``(..., m, n)``, float32 or float64, any device.
@@ -132,6 +132,7 @@ def polar_factor(A: Tensor, *, method: str = "svd") -> Tensor:
 
     Raises:
         ValueError: not a matrix, another dtype, an infinite or NaN entry, or an unknown method.
+        RuntimeError: in a backward with ``create_graph=True``.
 
     Source: Higham (2008), *Functions of Matrices*, chapter 8, for the polar factor.
     """
@@ -208,8 +209,6 @@ def nearest_simplex_etf(
 class _Polar(torch.autograd.Function):
     """Polar factor U of wide matrices, with the eigenvectors P and values s of (A A^T)^(1/2)."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(A: Tensor, method: str) -> tuple[Tensor, Tensor, Tensor]:
         return _by_svd(A) if method == "svd" else _by_eigh(A)
@@ -221,8 +220,9 @@ class _Polar(torch.autograd.Function):
         ctx.mark_non_differentiable(P, s)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, G: Tensor, _P, _s):
+        if torch.is_grad_enabled():  # create_graph=True; silence would drop second derivatives
+            raise RuntimeError("the polar factor is differentiable once: no create_graph=True")
         U, P, s = ctx.saved_tensors
         G = P.mT @ G  # in the basis of the left singular vectors, where U becomes Q^T
         Qt = P.mT @ U
