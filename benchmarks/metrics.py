@@ -423,7 +423,9 @@ def main(argv: list[str] | None = None) -> str:
     finally:
         torch.set_num_threads(threads)
     if args.write:
-        PAGE.write_text(page, encoding="utf-8")
+        kept = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+        _, mark, other = kept.partition("\n## The nearest simplex ETF\n")  # of nearest_etf.py
+        PAGE.write_text(page + mark + other, encoding="utf-8")
     print(page)
     return page
 

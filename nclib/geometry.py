@@ -122,7 +122,7 @@ def polar_factor(A: Tensor, *, method: str = "svd") -> Tensor:
     Args:
         A: ``(..., m, n)``, float32 or float64, any device.
         method: ``"svd"`` (thin SVD), or ``"eigh"``: the eigenvectors of the smaller Gram matrix and
-            one Newton step. The latter is faster, squares the condition number, and needs full rank.
+            one Newton step, which is faster, squares the condition number, and needs full rank.
 
     Returns:
         ``(..., m, n)``.

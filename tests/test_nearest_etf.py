@@ -1,6 +1,8 @@
 """The nearest simplex ETF: against an independent optimizer, a dense derivative, and itself."""
 
+import importlib.util
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,7 +37,7 @@ def objective(U, Y, prox, delta):
 
 
 def declarative_gradient(Y, prox, delta, G, U):
-    """Dense rule of deep declarative networks: every constraint and the full Hessian, no spectra."""
+    """Dense rule of deep declarative networks: all constraints, the full Hessian, no spectra."""
     d, K = U.shape
     M, root = centering(K), math.sqrt(K - 1)
     slope = 2 / (K - 1) * U @ M - 2 / root * Y @ M + delta * (U - prox)
@@ -56,7 +58,9 @@ def declarative_gradient(Y, prox, delta, G, U):
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(2, 8), st.integers(0, 6), st.integers(0, 10_000), st.sampled_from(["svd", "eigh"]))
+@given(
+    st.integers(2, 8), st.integers(0, 6), st.integers(0, 10_000), st.sampled_from(["svd", "eigh"])
+)
 def test_result_is_a_simplex_etf_and_scale_free(K, extra, seed, method):
     d = K - 1 + extra
     means = normal(K, d, seed=seed)
@@ -325,3 +329,15 @@ def test_against_riemannian_trust_regions(d, K, delta):
 
 def test_public_names():
     assert {"nearest_simplex_etf", "polar_factor"} <= set(geometry.__all__)
+
+
+def test_benchmark_runs_and_its_methods_agree(capsys):
+    path = Path(__file__).parent.parent / "benchmarks" / "nearest_etf.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_nearest_etf", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    section = benchmark.main(["--quick"])
+    assert section in capsys.readouterr().out
+    chapter = benchmark.chapter_functions()
+    ours, computed, made = benchmark.memory(32, 8, benchmark.QUICK, chapter)
+    assert computed == made and ours < computed
