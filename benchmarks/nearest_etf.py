@@ -11,7 +11,6 @@ rounds in which the methods take turns; all methods must agree on the frame.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,14 +18,12 @@ from pathlib import Path
 import nbformat
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[:2]]
 
-from metrics import Largest, cpu_times, table  # noqa: E402
+from metrics import PAGE, ROOT, Largest, command, cpu_times, table  # noqa: E402
 
 from nclib import geometry  # noqa: E402
 
-PAGE = ROOT / "pages" / "benchmarks.md"
 TITLE = "## The nearest simplex ETF"
 CHAPTER = ROOT / "chapters" / "guiding-collapse.ipynb"
 NEEDED = ("tangent", "trust_region", "inner_problem", "constraint_jacobian")
@@ -151,24 +148,13 @@ that the dense rule of deep declarative networks needs; the latter is made only 
 """
 
 
+def write(section: str) -> None:
+    page = PAGE.read_text(encoding="utf-8").partition(TITLE)[0].rstrip("\n")
+    PAGE.write_text(f"{page}\n\n{section}", encoding="utf-8")
+
+
 def main(argv: list[str] | None = None) -> str:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
-    args = parser.parse_args(argv)
-    if args.quick and args.write:
-        parser.error("--write needs the full sizes")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        section = render(QUICK if args.quick else FULL)
-    finally:
-        torch.set_num_threads(threads)
-    if args.write:
-        page = PAGE.read_text(encoding="utf-8").partition(TITLE)[0].rstrip("\n")
-        PAGE.write_text(f"{page}\n\n{section}", encoding="utf-8")
-    print(section)
-    return section
+    return command(argv, __doc__, lambda quick: render(QUICK if quick else FULL), write)
 
 
 if __name__ == "__main__":
