@@ -409,8 +409,9 @@ have {size:,}. nclib's does not grow with the number of samples.
 """
 
 
-def main(argv: list[str] | None = None) -> str:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def command(argv: list[str] | None, doc: str, render: Callable[[bool], str], write: Callable):
+    """The command line of a benchmark: ``render(quick)`` on one thread, printed and written."""
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
     args = parser.parse_args(argv)
@@ -419,13 +420,24 @@ def main(argv: list[str] | None = None) -> str:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        page = render(QUICK if args.quick else FULL)
+        page = render(args.quick)
     finally:
         torch.set_num_threads(threads)
     if args.write:
-        PAGE.write_text(page, encoding="utf-8")
+        write(page)
     print(page)
     return page
+
+
+def write(page: str) -> None:
+    """Write the page; the section of nearest_etf.py at its end stays."""
+    kept = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+    _, mark, other = kept.partition("\n## The nearest simplex ETF\n")
+    PAGE.write_text(page + mark + other, encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> str:
+    return command(argv, __doc__, lambda quick: render(QUICK if quick else FULL), write)
 
 
 if __name__ == "__main__":
