@@ -75,8 +75,8 @@ ledger: $(ENV)  ## write the ledger and the status tables from the stored notebo
 serve: html  ## build, then show the book on http://localhost:8000
 	@$(PY) -m http.server 8000 --bind 127.0.0.1 --directory _build/html
 
-bench: $(ENV)  ## time nclib's metrics against textbook forms
-	@$(PY) benchmarks/metrics.py
+bench: $(ENV)  ## time nclib against textbook forms
+	@for script in benchmarks/*.py; do $(PY) $$script; done
 
 bundle: $(ENV)  ## one archive for a machine without network
 	@$(PY) -m reproduce bundle
