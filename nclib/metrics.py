@@ -456,11 +456,8 @@ def nrc1(features: Tensor, num_targets: int, *, centered: bool = False) -> Tenso
     Source: Andriopoulos et al. (2024), NRC1. Cost O(N d² + d³) a problem.
     """
     features = _regression("features", features)
-    if not 1 <= num_targets <= features.shape[-1]:
-        raise ValueError(f"num_targets must be in [1, d={features.shape[-1]}], got {num_targets}")
-    values, vectors = _principal(features)
-    outside = _outside(features, vectors[..., :num_targets], centered)
-    return torch.where(values.isnan().any(-1), torch.nan, outside)
+    _check_targets(num_targets, features)
+    return _nrc1(features, _principal(features), num_targets, centered)
 
 
 def nrc2(features: Tensor, weight: Tensor, *, centered: bool = False) -> Tensor:
@@ -633,12 +630,13 @@ def measure_regression(
     root = covariance_root(targets)
     batch = features.dim() > 2
     f, w, given = (x if batch else x[None] for x in (features, weight, given))
-    values, fit = _principal(f)[0], nrc3_fit(w, root)
-    share = values / values.sum(-1, keepdim=True)
     n = weight.shape[-2]
+    _check_targets(n, f)
+    principal, fit = _principal(f), nrc3_fit(w, root)
+    share = principal[0] / principal[0].sum(-1, keepdim=True)
     report = {
-        "nrc1": nrc1(f, n),
-        "nrc1_centered": nrc1(f, n, centered=True),
+        "nrc1": _nrc1(f, principal, n, centered=False),
+        "nrc1_centered": _nrc1(f, principal, n, centered=True),
         "nrc2": nrc2(f, given),
         "nrc2_centered": nrc2(f, given, centered=True),
         "nrc3": fit.value,
@@ -687,6 +685,18 @@ def _principal(features: Tensor) -> tuple[Tensor, Tensor]:
     if features.dim() == 2 and bool(constant):
         raise ValueError(f"the features of shape {tuple(features.shape)} are constant")
     return torch.where(constant.unsqueeze(-1), torch.nan, values), vectors
+
+
+def _check_targets(n: int, features: Tensor) -> None:
+    if not 1 <= n <= features.shape[-1]:
+        raise ValueError(f"num_targets must be in [1, d={features.shape[-1]}], got {n}")
+
+
+def _nrc1(features: Tensor, principal: tuple[Tensor, Tensor], n: int, centered: bool) -> Tensor:
+    """:func:`nrc1` from the result of :func:`_principal`; NaN for constant features of a batch."""
+    values, vectors = principal
+    outside = _outside(features, vectors[..., :n], centered)
+    return torch.where(values.isnan().any(-1), torch.nan, outside)
 
 
 def _outside(features: Tensor, basis: Tensor, centered: bool) -> Tensor:
