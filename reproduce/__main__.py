@@ -38,9 +38,9 @@ def parser() -> argparse.ArgumentParser:
 
     def resources(sub) -> None:
         sub.add_argument("--jobs", type=positive, metavar="N",
-                         help="notebooks at a time (default: half the cores)")
+                         help="notebooks at a time (default: one a core)")
         sub.add_argument("--threads", type=positive, metavar="N",
-                         help="threads a notebook (default: cores divided by jobs)")
+                         help="threads a notebook (default: cores divided by jobs, so one)")
         sub.add_argument("--timeout", type=float, default=TIMEOUT, metavar="S",
                          help="seconds a notebook may take (default: %(default)g)")
         sub.add_argument("--force", action="store_true", help="run also what is up to date")
@@ -135,5 +135,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # also where a shell had set SIGINT aside
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     sys.exit(main())

@@ -99,8 +99,7 @@ def claims_lines(layout: Layout) -> Iterator[str]:
         if record is None:
             continue
         run = record["run"]
-        done, total = records.score(record)
-        yield (f"\n{slug}: {done} of {total} claims reproduced "
+        yield (f"\n{slug}: {records.score_text(record)} "
                f"({run['preset']} preset, {run['device']}, {run['seconds']:.0f} s)")
         for c in record["claims"]:
             yield (f"  {ledger.measured_text(c):<34} {ledger.bound_text(c):<16} "

@@ -137,7 +137,7 @@ def runs_table(stored: list[tuple[Variant, dict | None]]) -> str:
         versions = ", ".join(f"{n} {v}" for n, v in run["versions"].items())
         threads = f", {run['threads']} threads" if run.get("threads") else ""
         rows.append([
-            name, values, "{} of {}".format(*records.score(record)), escape(run["preset"]),
+            name, values, records.score_text(record), escape(run["preset"]),
             escape(run["device"] + threads), number(round(run["seconds"])), escape(versions),
             f"`{(run['commit'] or 'none')[:7]}`",
         ])
@@ -183,7 +183,7 @@ def status_table(layout: Layout) -> str:
         cpu = records.of_preset(layout, slug, "cpu")
         rows.append([
             work["part"], f"[{title}](chapters/{slug}.ipynb)",
-            "{} of {} claims reproduced".format(*records.score(record)),
+            records.score_text(record),
             f"{cpu['run']['seconds']:.0f} s" if cpu else "not run",
         ])
     return table(["Part", "Work", "Status", "Run time, CPU"], rows)
@@ -211,7 +211,7 @@ def badges(layout: Layout, slug: str) -> str:
         else "GPU: not run"
     )
     if record:
-        parts.append("{} of {} claims reproduced".format(*records.score(record)))
+        parts.append(records.score_text(record))
     return " · ".join(parts)
 
 

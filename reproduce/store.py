@@ -12,7 +12,8 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from . import job, records
+from . import hashes, records
+from .hashes import same_code
 from .layout import DEFAULT, BookError, Layout, dumps, read_notebook, tags, write
 from .plan import INJECTED, INSTALL, Variant, cells_hash, code_of, declared, select
 from .run import Row, judge_file
@@ -34,7 +35,7 @@ def with_outputs(chapter: NotebookNode, fresh: NotebookNode) -> NotebookNode:
     nb = clean(copy.deepcopy(chapter))
     own, new = code_of(nb), code_of(fresh)
     same = len(own) == len(new) and all(
-        a.source == b.source or INSTALL in tags(a) for a, b in zip(own, new, strict=True)
+        same_code(a.source, b.source) or INSTALL in tags(a) for a, b in zip(own, new, strict=True)
     )
     if not same:
         raise BookError("the chapter's code has changed since this run: run it again")
@@ -183,8 +184,11 @@ def store(layout: Layout, targets: list[str], *, text: bool = False) -> list[Row
 
 def _fresh_enough(layout: Layout, variant: Variant, nb: NotebookNode) -> None:
     chapter = read_notebook(layout.chapter(variant.slug))
-    hashes = nb.metadata.get(records.KEY, {}).get("hash", {})
-    if hashes.get("cells") != cells_hash(chapter, variant.parameters):
+    found = nb.metadata.get(records.KEY, {}).get("hash", {})
+    current = {cells_hash(chapter, variant.parameters)}
+    if records.is_old(records.of_notebook(nb)):  # TRANSITION
+        current.add(hashes.textual_cells_hash(chapter, variant.parameters))
+    if found.get("cells") not in current:
         raise BookError("stale: code or parameters have changed since this run, run it again")
 
 
@@ -211,6 +215,8 @@ def unpack(layout: Layout, archive: Path) -> None:
 
 def check(layout: Layout, folder: Path | None = None) -> list[Row]:
     """Fresh runs against stored records, then every stored notebook against its sources."""
+    if folder is not None and not folder.is_dir():
+        raise BookError(f"{folder} is not a folder")
     return _check_fresh(replace(layout, results=folder)) + check_stored(layout)
 
 
@@ -236,7 +242,6 @@ def _check_fresh(layout: Layout) -> list[Row]:
 def check_stored(layout: Layout) -> list[Row]:
     """Integrity of what is stored: declared, whole, and made from the chapter as it stands."""
     table = declared(layout)
-    library = job.library_hash()
     rows = []
     folder = layout.chapters / "variants"
     for path in sorted(folder.glob("*/*.ipynb")) if folder.is_dir() else []:
@@ -247,6 +252,7 @@ def check_stored(layout: Layout) -> list[Row]:
             rows.append(Row(path.stem, "not in works.yml", ok=False))
     for slug in layout.slugs:
         variants = [Variant(slug), *table.get(slug, {}).values()]
+        library = hashes.chapter_library_hash(read_notebook(layout.chapter(slug)))
         rows += [r for v in variants if (r := _check_one(layout, v, library))]
     return rows
 
