@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from . import book, ledger, project, store
+from . import book, faults, ledger, project, seeds, store
 from .layout import BookError, Layout
 from .plan import select
 from .run import TIMEOUT, Options, Row, exit_code, run, table
@@ -54,6 +54,16 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--scheduler", metavar="ADDRESS", help="send the jobs to this Dask scheduler")
     sub.add_argument("--download", action="store_true", help="let variants fetch data")
 
+    sub = command("seeds", "run seeds 0 to 9 of the cpu preset and keep values and verdicts of every "
+                           "claim in chapters/seeds")
+    sub.add_argument("targets", nargs="*", metavar="SLUG", help="default: all")
+    resources(sub)
+
+    sub = command("faults", "plant the faults of tests/faults one at a time and see which claims "
+                            "turn red")
+    sub.add_argument("targets", nargs="*", metavar="SLUG", help="default: all")
+    resources(sub)
+
     sub = command("check", "compare executed notebooks with the stored ones, and those with their "
                            "sources")
     sub.add_argument("folder", nargs="?", type=Path, metavar="DIR",
@@ -97,6 +107,9 @@ def act(args: argparse.Namespace) -> int:
     if args.command == "run":
         variants = select(layout, args.targets, args.parameters)
         return finish(run(layout, variants, options(args)))
+    if args.command in ("seeds", "faults"):
+        act_ = seeds.run if args.command == "seeds" else faults.run
+        return finish(act_(layout, args.targets, options(args)))
     if args.command == "check":
         return finish(store.check(layout, args.folder))
     if args.command == "store":

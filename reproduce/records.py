@@ -117,6 +117,11 @@ def compare(stored: dict, fresh: dict, *, verdicts_only: bool = False) -> list[s
     return differences
 
 
+def agrees(claim: dict, value, verdict) -> bool:
+    """Does another run of the same preset and seed agree with a stored claim?"""
+    return claim["verdict"] == verdict and _within(claim["measured"], value, claim["tolerance"])
+
+
 def _number(v) -> bool:
     return isinstance(v, Real) and not isinstance(v, bool)
 

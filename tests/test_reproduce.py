@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import SLUG, chapter, claim, code, display_output, notebook, record
 
-from reproduce import hashes, job, plan, project, records, store
+from reproduce import faults, hashes, job, plan, project, records, seeds, store
 from reproduce.__main__ import main
 from reproduce.layout import BookError, Layout, dumps, read_notebook, write
 from reproduce.run import Options, run
@@ -561,3 +562,127 @@ def test_root_is_found():
     assert Layout.find().root == ROOT
     with pytest.raises(BookError):
         Layout.find("/nonexistent")
+
+
+# --- seeds and faults -----------------------------------------------------------------------------
+
+
+def test_seeds(book):
+    """Ten runs, one record; a run that fails fails its row; the same command goes on."""
+    root = ("--root", str(book.root))
+    marker = book.root / "once"
+    write(book.chapter(SLUG), dumps(chapter(
+        f"import os\nassert seed != 7 or os.path.exists({str(marker)!r}), 'not yet'"
+    )))
+    code_, out = quiet(*root, "seeds", SLUG)
+    assert code_ == 1 and "not yet" in out and out.count("✗") == 1
+    assert seeds.load(book, SLUG) is None
+    marker.write_text("")
+    code_, out = quiet(*root, "seeds", SLUG)
+    assert code_ == 0, out
+    assert out.count("up to date") == 9
+    found = seeds.load(book, SLUG)
+    assert [r["seed"] for r in found["runs"]] == list(range(10))
+    gap = seeds.of_claim(found, "gap")
+    assert gap[9]["value"] == pytest.approx(0.509) and gap[9]["verdict"] == "reproduced"
+    assert seeds.of_claim(found, "nothing") is None
+    assert found["hash"]["cells"] == plan.cells_hash(read_notebook(book.chapter(SLUG)), {})
+    assert not list((book.chapters / "seeds").glob("*.tmp"))
+    assert quiet(*root, "seeds", SLUG)[1].count("up to date") == 10
+
+
+def stored_with_seeds(book, *claims, **changes):
+    nb = chapter()
+    nb.cells[-1].outputs = [display_output({"nclib": record(*claims)})]
+    write(book.chapter(SLUG), dumps(nb))
+    ids = [c["id"] for c in (claims or record()["claims"])]
+    values = {"gap": [0.5] * 10, "rank": [3] * 10} | changes.pop("values", {})
+    verdicts = {i: ["reproduced"] * 10 for i in ids} | changes.pop("verdicts", {})
+    found = {
+        "schema": 1, "slug": SLUG, "preset": "cpu",
+        "hash": {"cells": plan.cells_hash(nb, {}), "library": "", "torch": ""},
+        "runs": [{"seed": s} for s in range(10)],
+        "claims": {i: {"values": values[i], "verdicts": verdicts[i]} for i in ids},
+    } | changes
+    write(book.seeds(SLUG), json.dumps(found))
+    return seeds.faults(book, SLUG)
+
+
+FLIPPED = ["reproduced"] * 9 + ["not reproduced"]
+
+
+@pytest.mark.parametrize(
+    ("claims", "changes", "words"),
+    [
+        ((), {}, None),
+        ((), {"values": {"gap": [0.7] + [0.5] * 9}}, "gap: stored 0.5"),
+        ((), {"verdicts": {"gap": ["not reproduced"] * 10}}, "seed 0 gave 0.5, not reproduced"),
+        ((), {"verdicts": {"gap": FLIPPED}}, "reproduced with 9 of 10 seeds"),
+        ((), {"verdicts": {"rank": FLIPPED}}, None),  # the book's own finding
+        ((claim(note="Seed 9 alone differs."), claim("rank", measured=3)),
+         {"verdicts": {"gap": FLIPPED}}, None),
+        ((), {"hash": {"cells": "x"}}, "ran other code"),
+        ((), {"runs": []}, "not a record of seeds"),
+        ((), {"claims": {}}, "claims in one record alone: gap, rank"),
+    ],
+)
+def test_faults_of_seed_records(book, claims, changes, words):
+    found = stored_with_seeds(book, *claims, **changes)
+    if words == "seed 0 gave 0.5, not reproduced":
+        assert words in found[0]
+    else:
+        assert (not found) if words is None else (len(found) == 1 and words in found[0]), found
+
+
+FAULT = {"fault": "a shift", "in": "chapter", "find": "0.5 + shift", "replace": "0.5 + 1",
+         "red": ["gap"]}
+
+
+def test_planted_faults(book):
+    root = ("--root", str(book.root))
+    unseen = FAULT | {"fault": "none", "replace": "0.25 + shift"}
+    raising = FAULT | {"fault": "raises", "find": "print(2 + seed * 0)", "replace": "1 / 0"}
+    write(book.faults(SLUG), yaml.safe_dump([FAULT, raising, unseen]))
+    code_, out = quiet(*root, "faults", SLUG)
+    assert code_ == 1
+    assert "seen by gap" in out and "the run raises ZeroDivisionError" in out
+    assert "still green: gap; nothing is red" in out
+    assert "0.5 + shift" in book.chapter(SLUG).read_text()  # the chapter itself is untouched
+    write(book.faults(SLUG), yaml.safe_dump([FAULT]))
+    assert quiet(*root, "faults", SLUG)[0] == 0
+
+
+def test_a_fault_in_the_library_is_planted_in_a_copy(book, tmp_path):
+    write(book.root / "nclib" / "x.py", "y = 1\n")
+    entry = FAULT | {"in": "nclib/x.py", "find": "y = 1", "replace": "y = 2"}
+    write(book.faults(SLUG), yaml.safe_dump([entry]))
+    assert faults.read(book, SLUG) == [entry]
+    faults.plant(book, chapter(), entry, tmp_path / "copy")
+    assert (tmp_path / "copy" / "nclib" / "x.py").read_text() == "y = 2\n"
+    assert (book.root / "nclib" / "x.py").read_text() == "y = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"find": "seed"}, "occurs"),
+        ({"find": "nowhere to be found"}, "occurs 0 times"),
+        ({"in": "../x.py"}, "`in` is chapter or a file of nclib"),
+        ({"red": []}, "at least one"),
+        ({"more": 1}, "unknown ['more']"),
+        ({"parameters": {"sead": 1}}, "unknown parameter"),
+        ({"replace": FAULT["find"]}, "are the same"),
+    ],
+)
+def test_lists_of_faults_are_checked(book, change, words):
+    write(book.faults(SLUG), yaml.safe_dump([FAULT | change]))
+    with pytest.raises(BookError) as error:
+        faults.read(book, SLUG)
+    assert words in str(error.value)
+
+
+def test_the_faults_of_this_book_can_be_planted():
+    layout = Layout(ROOT)
+    for slug in layout.slugs:
+        if not records.is_old(records.of_file(layout.chapter(slug))):
+            faults.read(layout, slug)
