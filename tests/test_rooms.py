@@ -25,13 +25,15 @@ MAY_IMPORT = {
     "ensembles": {"models", "losses", "solve"},
     "training": {"models", "runtime"},
     "data": set(),
-    "claims": {"runtime", "plotting", "_tex"},
-    "plotting": {"runtime"},
+    "claims": {"runtime", "cards", "_tex"},
+    "cards": {"runtime", "_tex"},
+    "plotting": {"runtime", "cards"},
+    "_tex": set(),
     "runtime": set(),
 }
 SHIMS = {"geometry", "metrics"}  # old names, until the chapters are converted
 LINES = 360
-LONGER = {"stats": 500, "collapse": 390, "nrc": 370}  # on their way to LINES
+LONGER = {"stats": 500, "collapse": 390, "nrc": 370, "claims": 430, "cards": 400}  # on their way to LINES
 
 
 def files():
@@ -69,10 +71,9 @@ def test_arrows_and_size(path):
 
 
 def test_no_room_is_unknown_or_circular():
-    known = set(MAY_IMPORT) | SHIMS | {"__init__", "_tex", "_peers"}
+    known = set(MAY_IMPORT) | SHIMS | {"__init__"}
     assert {room(path) for path in files()} <= known
     left = {name: set(arrows) for name, arrows in MAY_IMPORT.items()}
-    left.setdefault("_tex", set())
     while left:
         free = {name for name, arrows in left.items() if not arrows & set(left)}
         assert free, f"a circle among {sorted(left)}"
