@@ -228,7 +228,7 @@ def sanitize(text: str) -> str:
     rules = re.findall(
         r"^regex: (.*)$\n^replace: (.*)$", (ROOT / "nbval.cfg").read_text(), flags=re.MULTILINE
     )
-    assert len(rules) == 4
+    assert len(rules) == 5
     for pattern, replacement in rules:
         text = re.sub(pattern, replacement, text)
     return text
