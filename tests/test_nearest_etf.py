@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nclib import geometry
-from nclib.geometry import helmert, nearest_simplex_etf, polar_factor, simplex_etf
+from nclib import polar
+from nclib.frames import helmert, simplex_etf
+from nclib.polar import nearest_simplex_etf, polar_factor
 
 F64 = torch.float64
 
@@ -328,7 +329,7 @@ def test_against_riemannian_trust_regions(d, K, delta):
 
 
 def test_public_names():
-    assert {"nearest_simplex_etf", "polar_factor"} <= set(geometry.__all__)
+    assert {"nearest_simplex_etf", "polar_factor"} <= set(polar.__all__)
 
 
 def test_benchmark_runs_and_its_methods_agree(capsys):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nclib import metrics, ufm
+from nclib import collapse, ufm
 
 F64 = torch.float64
 
@@ -80,7 +80,7 @@ def test_collapse_at_the_optimum():
     loss = partial(ufm.ce_loss, lam_w=1e-2, lam_h=1e-2, lam_b=1e-2)
     found = ufm.minimize(loss, ufm.init(1, 4, 6, 5, generator=generator()))
     x = {k: v[0] for k, v in found.x.items()}
-    r = metrics.measure(x["H"], ufm.labels(4, 6), x["W"], x["b"])
+    r = collapse.measure(x["H"], ufm.labels(4, 6), x["W"], x["b"])
     assert max(r.nc1, r.nc2_etf, r.nc2_etf_weight, r.nc3, r.nc4_bias) < 1e-7
     assert r.nc4 == 0
 
