@@ -54,8 +54,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--scheduler", metavar="ADDRESS", help="send the jobs to this Dask scheduler")
     sub.add_argument("--download", action="store_true", help="let variants fetch data")
 
-    sub = command("seeds", "run seeds 0 to 9 of the cpu preset and keep values and verdicts of every "
-                           "claim in chapters/seeds")
+    sub = command("seeds", "run seeds 0 to 9 of the cpu preset and keep values and verdicts of "
+                           "every claim in chapters/seeds")
     sub.add_argument("targets", nargs="*", metavar="SLUG", help="default: all")
     resources(sub)
 

@@ -120,7 +120,7 @@ def run(layout: Layout, targets: list[str], options: Options) -> list[Row]:
         rows: dict[int, Row] = {}
 
         def keep(index: int, result: dict) -> Row:
-            slug, n, entry = planted[index]
+            slug, _, entry = planted[index]
             rows[index] = guarded(f"{slug}: {entry['fault']}", judge, slug, entry, result)
             return rows[index]
 

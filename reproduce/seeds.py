@@ -2,8 +2,9 @@
 
 One small file a chapter, ``chapters/seeds/<slug>.json``::
 
-    {"schema": 1, "slug": "…", "preset": "cpu", "hash": {"cells": "…", "library": "…", "torch": "…"},
-     "runs": [{"seed": 0, "seconds": 61.2, "device": "cpu", "threads": 1, "versions": {}, "commit": ""}],
+    {"schema": 1, "slug": "…", "preset": "cpu",
+     "hash": {"cells": "…", "library": "…", "torch": "…"},
+     "runs": [{"seed": 0, "seconds": 61.2, "device": "cpu", "threads": 1, "versions": {}, …}],
      "claims": {"some-id": {"values": [0.1, …], "verdicts": ["reproduced", …]}}}
 
 A value or verdict is ``null`` where that seed has no such claim. No notebook is kept.
@@ -167,7 +168,9 @@ def load(layout: Layout, slug: str) -> dict | None:
                 for c in found.get("claims", {}).values())
     )
     if not good:
-        raise BookError(f"{path} is not a record of seeds 0 to 9: `python -m reproduce seeds {slug}`")
+        raise BookError(
+            f"{path} is not a record of seeds 0 to 9: `python -m reproduce seeds {slug}`"
+        )
     return found
 
 
@@ -212,7 +215,7 @@ def faults(layout: Layout, slug: str) -> list[str]:
                 f"{seeds[0]['value']!r}, {seeds[0]['verdict']}"
             )
         verdicts = {s["verdict"] for s in seeds}
-        if claim["says"] == "work" and len(verdicts) > 1 and "seed" not in claim["note"]:
+        if claim["says"] == "work" and len(verdicts) > 1 and "seed" not in claim["note"].lower():
             held = sum(s["verdict"] == "reproduced" for s in seeds)
             problems.append(
                 f"{claim['id']}: reproduced with {held} of {len(seeds)} seeds, and its note does "

@@ -12,15 +12,14 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from . import hashes, records
+from . import form, hashes, records
 from .hashes import same_code
 from .layout import DEFAULT, BookError, Layout, dumps, read_notebook, tags, write
 from .plan import INJECTED, INSTALL, Variant, cells_hash, code_of, declared, select
 from .run import Row, judge_file
 
-FIGURE_BYTES = 150_000
-NOTEBOOK_BYTES = 1_000_000
-BADGES = "badges"
+NOTEBOOK_BYTES = 350_000
+OLD_BYTES = 1_000_000, 150_000  # TRANSITION: notebook and figure of the old form
 
 
 # --- from an executed notebook to a stored one ----------------------------------------------------
@@ -43,7 +42,7 @@ def with_outputs(chapter: NotebookNode, fresh: NotebookNode) -> NotebookNode:
         a.outputs, a.execution_count = copy.deepcopy(b.outputs), b.execution_count
     if records.KEY in fresh.metadata:
         nb.metadata[records.KEY] = copy.deepcopy(fresh.metadata[records.KEY])
-    return nb
+    return nb if records.is_old(records.of_notebook(nb)) else form.tidy(nb)
 
 
 def clean(nb: NotebookNode) -> NotebookNode:
@@ -67,7 +66,7 @@ def variant_page(
 ) -> NotebookNode:
     """The page of a variant: the chapter's text, this run's outputs, no label a second time."""
     nb = with_outputs(chapter, fresh)
-    nb.cells = [c for c in nb.cells if BADGES not in tags(c)]
+    nb.cells = [c for c in nb.cells if not set(form.GENERATED) & set(tags(c))]
     injected = next((c for c in fresh.cells if INJECTED in tags(c)), None)
     if injected is not None:
         index = next(i for i, c in enumerate(nb.cells) if "parameters" in tags(c))
@@ -112,6 +111,8 @@ def _head(layout: Layout, nb: NotebookNode, variant: Variant) -> None:
 
 def faults(nb: NotebookNode) -> list[str]:
     """Why an executed notebook must not be stored; empty where it may."""
+    record = records.of_notebook(nb)
+    limits = OLD_BYTES if records.is_old(record) else (NOTEBOOK_BYTES, form.FIGURE_BYTES)
     found = []
     for index, cell in enumerate(nb.cells):
         if cell.cell_type != "code":
@@ -126,13 +127,13 @@ def faults(nb: NotebookNode) -> list[str]:
             for kind, data in output.get("data", {}).items():
                 if kind.startswith("image/"):
                     size = len(base64.b64decode(data)) if kind != "image/svg+xml" else len(data)
-                    if size > FIGURE_BYTES:
-                        found.append(f"cell {index}: figure of {size} bytes, limit {FIGURE_BYTES}")
-    if records.of_notebook(nb) is None:
+                    if size > limits[1]:
+                        found.append(f"cell {index}: figure of {size} bytes, limit {limits[1]}")
+    if record is None:
         found.append("no claims report")
     size = len(dumps(nb).encode("utf-8"))
-    if size > NOTEBOOK_BYTES:
-        found.append(f"notebook of {size} bytes, limit {NOTEBOOK_BYTES}")
+    if size > limits[0]:
+        found.append(f"notebook of {size} bytes, limit {limits[0]}")
     return found
 
 
