@@ -2,8 +2,10 @@
 
 from . import collapse as collapse
 from . import data as data
+from . import ensembles as ensembles
 from . import frames as frames
 from . import geometry as geometry
+from . import losses as losses
 from . import metrics as metrics
 from . import models as models
 from . import nrc as nrc

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import runtime
+from .models import evaluating
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -81,7 +82,8 @@ def train(
             extra = callback(epoch, model) if callback else {}
         records.append({"epoch": epoch, "loss": mean_loss, "accuracy": accuracy, **extra})
 
-    zero = torch.zeros((), device=x.device)
+    wide = torch.float32 if x.device.type == "mps" else torch.float64
+    zero = torch.zeros((), device=x.device, dtype=wide)
     record(0, zero, zero)
     model.train()
     for epoch in range(1, epochs + 1):
@@ -95,7 +97,8 @@ def train(
                 opt.zero_grad(set_to_none=True)
                 with autocast:
                     logits, features = model(xb, return_features=True)
-                logits = logits.float()
+                if logits.dtype in (torch.float16, torch.bfloat16):
+                    logits = logits.float()
                 value = loss(logits, yb)
                 if not first:  # L-BFGS calls again; the record is of the parameters before the step
                     first.update(loss=value.detach(), logits=logits.detach())
@@ -111,18 +114,6 @@ def train(
                 scheduler.step()
         record(epoch, total, correct)
     return records
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Evaluation mode without gradients; the model's own mode comes back afterwards."""
-    was = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield model
-    finally:
-        model.train(was)
 
 
 def outputs(model: nn.Module, x: Tensor, batch_size: int = 1024) -> tuple[Tensor, Tensor]:
