@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -378,3 +379,121 @@ def test_shipped_actions_are_the_scripts(name, monkeypatch):
     policy = module.RECIPES[name][1]
     actions = np.stack([np.clip(policy(s), -1, 1) for s in part.inputs.astype(np.float64)])
     np.testing.assert_allclose(actions, part.targets, atol=2e-4)
+
+
+# --- an independent textbook of the whole report, and the edges -----------------------------------
+
+
+def numpy_report(H, Y, W, b):
+    """The report of one network from the definitions, with loops over samples, in NumPy."""
+    H, Y, W, b = (np.asarray(v, dtype=np.float64) for v in (H, Y, W, b))
+    N, n = Y.shape
+    mean = H.mean(0)
+    S = np.cov((H - mean).T, ddof=0)
+    variances, directions = np.linalg.eigh(S)
+    V = directions[:, ::-1][:, :n]
+    rows = np.linalg.qr(W.T)[0]
+
+    def outside(points, basis):
+        total = 0.0
+        for h in points:
+            u = h / np.linalg.norm(h)
+            total += np.linalg.norm(u - basis @ (basis.T @ u)) ** 2
+        return total / N
+
+    root = scipy.linalg.sqrtm(np.cov(Y.T, ddof=0)).real
+    least = np.linalg.eigvalsh(root)[0]
+    grid = np.linspace(0, least, 200_001)[:-1]
+    G = W @ W.T / np.linalg.norm(W @ W.T)
+    flat = root
+    traces = np.trace(flat), np.linalg.norm(flat) ** 2
+    inner = np.sum(G * root) - grid * np.trace(G)
+    sizes = np.sqrt(traces[1] - 2 * grid * traces[0] + n * grid**2)
+    nrc3 = 2 - 2 * inner / sizes
+    best = int(nrc3.argmin())
+    errors = np.array([W @ h + b - y for h, y in zip(H, Y, strict=True)])
+    spread = Y - Y.mean(0)
+    share = variances[::-1] / variances.sum()
+    return {
+        "nrc1": outside(H, V), "nrc1_centered": outside(H - mean, V),
+        "nrc2": outside(H, rows), "nrc2_centered": outside(H - mean, rows),
+        "nrc3": nrc3[best], "gamma_ratio": (grid[best] / least) ** 2,
+        "gamma_inside": 0 < best < len(grid) - 1,
+        "evr": share[:5], "rank": int((share > 1e-3).sum()),
+        "mse": (errors**2).sum() / (N * n), "r2": 1 - (errors**2).sum() / (spread**2).sum(),
+        "feature_norm": np.sqrt((H**2).sum() / N), "weight_norm": np.sqrt((W**2).sum()),
+    }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_report_against_an_independent_textbook(seed):
+    rng = np.random.default_rng(seed)
+    Y = rng.standard_normal((60, 3)) @ rng.standard_normal((3, 3)) + 1
+    root = scipy.linalg.sqrtm(np.cov(Y.T, ddof=0)).real
+    shrunk = root - 0.4 * np.linalg.eigvalsh(root)[0] * np.eye(3)
+    W = scipy.linalg.sqrtm(shrunk).real @ np.linalg.qr(rng.standard_normal((7, 3)))[0].T
+    W = W + 0.02 * rng.standard_normal(W.shape)
+    H = (Y - Y.mean(0)) @ np.linalg.pinv(W).T + 0.1 * rng.standard_normal((60, 7)) + 0.3
+    b = Y.mean(0) + 0.2 * rng.standard_normal(3)
+    report = nrc.measure_regression(*(torch.tensor(v) for v in (H, Y, W, b)))
+    for name, expected in numpy_report(H, Y, W, b).items():
+        found = np.asarray(getattr(report, name))
+        np.testing.assert_allclose(found, expected, rtol=2e-4 if "gamma" in name else 1e-8,
+                                   atol=1e-10, err_msg=name)
+    assert set(numpy_report(H, Y, W, b)) == set(vars(report))
+
+
+def test_rank_counts_what_has_more_than_a_thousandth_of_the_variance():
+    t = torch.linspace(-1, 1, 200, dtype=torch.float64)
+    basis = torch.stack([t, t**2 - (t**2).mean(), t**3 - 0.6 * t], 1)
+    basis = torch.linalg.qr(basis).Q
+    for share, expected in ((1.1e-3, 3), (0.9e-3, 2)):
+        scale = torch.tensor([0.6, 0.4 - share, share], dtype=torch.float64).sqrt()
+        H = basis * scale
+        assert int(nrc.measure_regression(H, H[:, :1], torch.eye(1, 3)).rank) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nrc1_of_fewer_directions_than_targets(dtype):
+    t = torch.tensor([-1.0, 0, 1, 2])
+    H = torch.stack([t, torch.full_like(t, 2), torch.zeros(4)], 1).to(dtype)
+    assert float(nrc.nrc1(H, 2)) == pytest.approx(0.775)  # mean of 4 / (4 + t²)
+    for seed in range(5):
+        g = torch.Generator().manual_seed(seed)
+        Q = torch.linalg.qr(torch.randn(3, 3, generator=g, dtype=torch.float64)).Q
+        turned = (H.double() @ Q).to(dtype)
+        assert float(nrc.nrc1(turned, 2)) == pytest.approx(0.775, rel=1e-5)
+        assert float(nrc.nrc1(turned, 2, centered=True)) == pytest.approx(0, abs=1e-10)
+
+
+@pytest.mark.parametrize("dtype, powers", [
+    (torch.float32, (-30, 30)), (torch.float64, (-150, -80, 80, 150)),
+])
+def test_regression_measures_at_every_scale(dtype, powers):
+    g = torch.Generator().manual_seed(0)
+    H, Y, W = (torch.randn(*s, generator=g).to(dtype) for s in ((40, 6), (40, 2), (2, 6)))
+    expected = nrc.measure_regression(H, Y, W)
+    same = ("nrc1", "nrc1_centered", "nrc2", "nrc2_centered", "nrc3", "gamma_ratio", "rank", "evr")
+    for power in powers:
+        s = 10.0**power
+        for report in (
+            nrc.measure_regression(H * s, Y, W), nrc.measure_regression(H, Y * s, W),
+            nrc.measure_regression(H, Y, W * s), nrc.measure_regression(H * s, Y * s, W),
+        ):
+            for name in same:
+                torch.testing.assert_close(
+                    getattr(report, name), getattr(expected, name), rtol=1e-5, atol=1e-9)
+        report = nrc.measure_regression(H * s, Y, W)
+        assert float(report.feature_norm) == pytest.approx(float(expected.feature_norm) * s, 1e-5)
+
+
+def test_bias_is_checked():
+    H, Y, W = torch.randn(2, 9, 4), torch.randn(9, 3), torch.randn(2, 3, 4)
+    one = nrc.measure_regression(H, Y, W, torch.arange(3.0))
+    each = nrc.measure_regression(H, Y, W, torch.arange(3.0).expand(2, 3))
+    assert torch.equal(one.mse, each.mse)
+    for bias in (torch.ones(1), torch.ones(4), torch.ones(3, 1), torch.ones(()), torch.ones(1, 3)):
+        with pytest.raises(ValueError, match=r"bias must be \(2, 3\)"):
+            nrc.measure_regression(H, Y, W, bias)
+    with pytest.raises(ValueError, match="bias holds"):
+        nrc.measure_regression(H, Y, W, torch.tensor([1, 2, torch.nan]))

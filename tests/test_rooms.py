@@ -34,7 +34,7 @@ MAY_IMPORT = {
 }
 SHIMS = {"geometry", "metrics", "_claims_first"}  # old names, until the chapters are converted
 LINES = 360
-LONGER = {"nrc": 370, "claims": 460, "cards": 400}
+LONGER = {"claims": 460, "cards": 400}
 
 
 def files():

@@ -6,7 +6,16 @@ hyper-parameters side by side. Samples are ordered by class: :func:`labels` give
 """
 
 from ..solve import Solution, minimize
-from .ce import CEOptimum, ce_loss, ce_optimum, init, labels
+from .ce import (
+    CEOptimum,
+    CESolution,
+    ce_class_loss,
+    ce_loss,
+    ce_optimum,
+    ce_solve,
+    init,
+    labels,
+)
 from .deep import (
     DeepPath,
     deep_descend,
@@ -26,11 +35,14 @@ from .regression import (
 
 __all__ = [
     "CEOptimum",
+    "CESolution",
     "DeepPath",
     "RegressionOptimum",
     "Solution",
+    "ce_class_loss",
     "ce_loss",
     "ce_optimum",
+    "ce_solve",
     "deep_descend",
     "deep_init",
     "deep_layers",

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .common import Decay, per_problem, together
+
 __all__ = [
     "DeepPath",
     "deep_descend",
@@ -77,7 +79,8 @@ def deep_layers(H: Tensor, *, relu_features: bool = False, **weights: Tensor) ->
 
 
 def deep_loss(
-    H: Tensor, *, lam_w, lam_h, relu_features: bool = False, **weights: Tensor
+    H: Tensor, *, lam_w: Decay | Sequence[Decay], lam_h: Decay, relu_features: bool = False,
+    **weights: Tensor,
 ) -> Tensor:
     """Loss of the deep ReLU unconstrained-features model (Súkeník et al. 2024), bias-free, MSE.
 
@@ -101,6 +104,7 @@ def deep_loss(
     chain = _chain(H, weights)
     fit = (output - _targets(N, K, output)).square().flatten(1).sum(1) / (2 * N)
     decays = [*_per_layer(lam_w, len(chain)), lam_h]
+    decays = [per_problem("lam", lam, H) for lam in decays]
     squares = [x.square().flatten(1).sum(1) for x in (*chain, H)]
     return fit + sum(0.5 * lam * s for lam, s in zip(decays, squares, strict=True))
 
@@ -120,7 +124,8 @@ class DeepPath:
 
 
 def deep_descend(
-    start: dict[str, Tensor], *, rate: float, steps: int, lam_w, lam_h, momentum: float = 0.0,
+    start: dict[str, Tensor], *, rate: float, steps: int, lam_w: Decay | Sequence[Decay],
+    lam_h: Decay, momentum: float = 0.0,
     relu_features: bool = False, record: Collection[int] = (), keep: Collection[int] = (),
 ) -> DeepPath:
     """Plain gradient descent on ``B`` deep models at once, with hand-written gradients.
@@ -248,8 +253,7 @@ def rigid_level(product, decay, depth: int) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: L < 1, or a product or decay that is not positive.
     """
-    product = torch.as_tensor(product, dtype=torch.float64)
-    decay = torch.as_tensor(decay, dtype=torch.float64)
+    product, decay = together(product, decay)
     if depth < 1 or not (product > 0).all() or not (decay > 0).all():
         raise ValueError(f"need L ≥ 1, P > 0 and Λ > 0; got L={depth}")
     L = depth
@@ -313,7 +317,7 @@ def _column(lam, like: Tensor):
     """A float, or one value a problem as ``(B, 1, 1)``."""
     if not torch.is_tensor(lam) or lam.dim() == 0:
         return float(lam)
-    return lam.to(like).reshape(-1, 1, 1)
+    return per_problem("lam", lam, like).reshape(-1, 1, 1)
 
 
 def _per_layer(lam, L: int) -> list:

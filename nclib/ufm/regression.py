@@ -7,10 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .common import Decay, per_problem, together
+
 __all__ = ["RegressionOptimum", "regression_loss", "regression_optimum", "regression_solution"]
 
 
-def regression_loss(W: Tensor, H: Tensor, b: Tensor, targets: Tensor, lam_w, lam_h) -> Tensor:
+def regression_loss(
+    W: Tensor, H: Tensor, b: Tensor, targets: Tensor, lam_w: Decay, lam_h: Decay
+) -> Tensor:
     """Regression UFM with weight decay on features and head (Andriopoulos et al. 2024, eq. 1).
 
     1/(2M) Σ_i ‖W h_i + b − y_i‖² + λ_H/(2M) Σ_i ‖h_i‖² + λ_W/2 ‖W‖²; the square is a **sum** over
@@ -37,9 +41,11 @@ def regression_loss(W: Tensor, H: Tensor, b: Tensor, targets: Tensor, lam_w, lam
             f"expected W (B,n,d), H (B,M,d), b (B,n), targets (M,n); got {tuple(W.shape)}, "
             f"{tuple(H.shape)}, {tuple(b.shape)}, {tuple(targets.shape)}"
         )
+    targets = targets.to(H.device)
     error, size, norm = (
         x.square().flatten(1).sum(1) for x in (H @ W.mT + b.unsqueeze(1) - targets, H, W)
     )
+    lam_w, lam_h = per_problem("lam_w", lam_w, W), per_problem("lam_h", lam_h, W)
     return (error + lam_h * size) / (2 * H.shape[1]) + 0.5 * lam_w * norm
 
 
@@ -67,7 +73,7 @@ class RegressionOptimum:
     root: Tensor
 
 
-def regression_optimum(covariance: Tensor, lam_w, lam_h) -> RegressionOptimum:
+def regression_optimum(covariance: Tensor, lam_w: Decay, lam_h: Decay) -> RegressionOptimum:
     """Closed form of the global optimum, for any c = λ_W λ_H > 0 and correlated targets.
 
     With Σ = U diag(λ) Uᵀ: W = (λ_H/λ_W)^{1/4} U diag((√λ_i − √c)₊^{1/2}) R with R Rᵀ = I. For
@@ -87,9 +93,7 @@ def regression_optimum(covariance: Tensor, lam_w, lam_h) -> RegressionOptimum:
         raise ValueError(f"covariance must be (..., n, n), got {tuple(covariance.shape)}")
     if not torch.allclose(covariance, covariance.mT, rtol=1e-9, atol=1e-12):
         raise ValueError("covariance is not symmetric")
-    lam_w, lam_h = (
-        torch.as_tensor(v, dtype=torch.float64, device=covariance.device) for v in (lam_w, lam_h)
-    )
+    covariance, lam_w, lam_h = together(covariance, lam_w, lam_h)
     if not (lam_w > 0).all() or not (lam_h > 0).all():
         raise ValueError("λ_W and λ_H must be positive")
     values, U = torch.linalg.eigh(covariance)

@@ -1,12 +1,4 @@
-"""Measures of neural regression collapse: NRC1 to NRC3, and one report of all of them.
-
-Features (..., N, d), targets (N, n) or (..., N, n), weights (..., n, d): leading axes are batches
-and come back as the shape of the result. Everything is computed in float64. A problem of a batch
-whose measure has no value gives NaN there; a single problem raises ValueError.
-
-Source: Andriopoulos et al. (2024), "The prevalence of neural collapse in neural multivariate
-regression".
-"""
+"""The measures, one function each."""
 
 from __future__ import annotations
 
@@ -17,10 +9,8 @@ from torch import Tensor
 
 __all__ = [
     "NRC3Fit",
-    "NRCReport",
     "covariance_root",
     "explained_variance",
-    "measure_regression",
     "nrc1",
     "nrc2",
     "nrc3",
@@ -43,10 +33,10 @@ def covariance_root(targets: Tensor) -> Tensor:
     Raises:
         ValueError: not a matrix, fewer than two samples, or not finite.
     """
-    targets = _regression("targets", targets)
+    targets, size = scaled(checked("targets", targets))
     centered = targets - targets.mean(-2, keepdim=True)
     values, vectors = torch.linalg.eigh(centered.mT @ centered / targets.shape[-2])
-    return (vectors * values.clamp(min=0).sqrt().unsqueeze(-2)) @ vectors.mT
+    return size * ((vectors * values.clamp(min=0).sqrt().unsqueeze(-2)) @ vectors.mT)
 
 
 def explained_variance(features: Tensor, k: int | None = None) -> Tensor:
@@ -62,10 +52,10 @@ def explained_variance(features: Tensor, k: int | None = None) -> Tensor:
     Raises:
         ValueError: a bad shape, not finite, ``k`` outside ``[1, d]``, or constant features.
     """
-    features = _regression("features", features)
+    features, _ = scaled(checked("features", features))
     if k is not None and not 1 <= k <= features.shape[-1]:
         raise ValueError(f"k must be in [1, {features.shape[-1]}], got {k}")
-    values, _ = _principal(features)
+    values, _ = principal(features)
     return (values / values.sum(-1, keepdim=True))[..., :k]
 
 
@@ -74,7 +64,8 @@ def nrc1(features: Tensor, num_targets: int, *, centered: bool = False) -> Tenso
 
     Mean over samples of ``‖h̃ - P h̃‖²`` with ``h̃ = h / ‖h‖``, in ``[0, 1]``. The directions are
     those of the centered features, but ``h̃`` itself is **not** centered: a constant offset of all
-    features counts. With ``centered`` it does not: ``h`` is then ``h - mean``.
+    features counts. With ``centered`` it does not: ``h`` is then ``h - mean``. Where the centered
+    features have fewer than n directions, to the precision that they came in, only these count.
 
     Args:
         features: ``(..., N, d)``; a feature that is zero counts as lying inside.
@@ -86,9 +77,10 @@ def nrc1(features: Tensor, num_targets: int, *, centered: bool = False) -> Tenso
 
     Source: Andriopoulos et al. (2024), NRC1. Cost O(N d² + d³) a problem.
     """
-    features = _regression("features", features)
-    _check_targets(num_targets, features)
-    return _nrc1(features, _principal(features), num_targets, centered)
+    resolution = resolution_of(features)
+    features, _ = scaled(checked("features", features))
+    check_targets(num_targets, features)
+    return share_outside(features, principal(features), num_targets, centered, resolution)
 
 
 def nrc2(features: Tensor, weight: Tensor, *, centered: bool = False) -> Tensor:
@@ -105,9 +97,10 @@ def nrc2(features: Tensor, weight: Tensor, *, centered: bool = False) -> Tensor:
 
     Source: Andriopoulos et al. (2024), NRC2.
     """
-    resolution = torch.finfo(torch.as_tensor(weight).dtype).eps
-    features, weight = _regression("features", features), _regression("weight", weight, rows=1)
-    _same_dim(features, weight)
+    resolution = resolution_of(weight)
+    features, weight = checked("features", features), checked("weight", weight, rows=1)
+    same_dim(features, weight)
+    (features, _), (weight, _) = scaled(features), scaled(weight.to(features.device))
     _, s, rows = torch.linalg.svd(weight, full_matrices=False)
     zero = s[..., 0] == 0
     if features.dim() == 2 and bool(zero.any()):
@@ -126,7 +119,8 @@ def nrc3(weight: Tensor, root: Tensor, gamma: float | Tensor) -> Tensor:
     Args:
         weight: ``(..., n, d)``.
         root: ``(..., n, n)``, from :func:`covariance_root`.
-        gamma: not negative; a number or a tensor of the batch's shape.
+        gamma: not negative; a number or a tensor of the batch's shape. Its unit is that of
+            ``root`` squared.
 
     Raises:
         ValueError: shapes that do not fit, not finite, a zero weight, or a negative gamma.
@@ -175,6 +169,7 @@ def nrc3_fit(weight: Tensor, root: Tensor) -> NRC3Fit:
         ValueError: as :func:`nrc3`.
     """
     gram, root = _grams(weight, root)
+    root, size = scaled(root)
     n = root.shape[-1]
     t, a, g0 = _trace(root), root.square().sum((-2, -1)), _trace(gram)
     g1 = (gram * root).sum((-2, -1))
@@ -189,105 +184,14 @@ def nrc3_fit(weight: Tensor, root: Tensor) -> NRC3Fit:
     value = torch.where(value.isinf(), torch.nan, value)
     s = candidates.gather(0, best[None])[0]
     inside = (best == 0) & (s == stationary) & (s > 0) & (s < end)
-    return NRC3Fit(value, s.square(), (s / end).square(), inside)
+    return NRC3Fit(value, (s * size[..., 0, 0]).square(), (s / end).square(), inside)
 
 
-@dataclass(frozen=True)
-class NRCReport:
-    """Regression collapse of one or many networks; tensors of the batch's shape.
-
-    Read ``r2`` and ``feature_norm`` first: where the network has not learned the targets, or weight
-    decay has switched it off, the other numbers are noise of any size.
-
-    Attributes:
-        nrc1, nrc1_centered: see :func:`nrc1`.
-        nrc2, nrc2_centered: see :func:`nrc2`; NaN for a zero weight.
-        nrc3: at its best gamma, see :func:`nrc3_fit`; NaN for a zero weight.
-        gamma_ratio: that gamma over the smallest eigenvalue of Sigma.
-        gamma_inside: whether it lies inside its interval.
-        evr: ``(..., k)``, see :func:`explained_variance`.
-        rank: number of principal components with more than 0.1 % of the variance; 0 for constant
-            features.
-        mse: mean over samples and components.
-        r2: ``1 - SS_res / SS_tot``, over all components together.
-        feature_norm: root of the mean ``‖h‖²``.
-        weight_norm: ``‖W‖_F``.
-    """
-
-    nrc1: Tensor
-    nrc1_centered: Tensor
-    nrc2: Tensor
-    nrc2_centered: Tensor
-    nrc3: Tensor
-    gamma_ratio: Tensor
-    gamma_inside: Tensor
-    evr: Tensor
-    rank: Tensor
-    mse: Tensor
-    r2: Tensor
-    feature_norm: Tensor
-    weight_norm: Tensor
-
-
-def measure_regression(
-    features: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None = None, *, k: int = 5
-) -> NRCReport:
-    """Measure the regression collapse of one network or of a batch of them.
-
-    Args:
-        features: ``(..., N, d)``, the input of the last linear layer.
-        targets: ``(N, n)`` or ``(..., N, n)``.
-        weight: ``(..., n, d)``.
-        bias: ``(..., n)``; by default zero.
-        k: explained-variance ratios to report, at most d.
-
-    Raises:
-        ValueError: shapes that do not fit, or not finite.
-    """
-    given = torch.as_tensor(weight).detach()  # its dtype decides which directions are switched off
-    features, weight = _regression("features", features), _regression("weight", weight, rows=1)
-    targets = _regression("targets", targets)
-    _same_dim(features, weight)
-    if targets.shape[-2:] != (features.shape[-2], weight.shape[-2]):
-        raise ValueError(
-            f"targets are {tuple(targets.shape)}, features {tuple(features.shape)}, weight "
-            f"{tuple(weight.shape)}: expected targets (..., N, n)"
-        )
-    output = features @ weight.mT
-    if bias is not None:
-        output = output + torch.as_tensor(bias).detach().to(output).unsqueeze(-2)
-    mse = (output - targets).square().mean((-2, -1))
-    spread = (targets - targets.mean(-2, keepdim=True)).square().mean((-2, -1))
-    root = covariance_root(targets)
-    batch = features.dim() > 2
-    f, w, given = (x if batch else x[None] for x in (features, weight, given))
-    n = weight.shape[-2]
-    _check_targets(n, f)
-    principal, fit = _principal(f), nrc3_fit(w, root)
-    share = principal[0] / principal[0].sum(-1, keepdim=True)
-    report = {
-        "nrc1": _nrc1(f, principal, n, centered=False),
-        "nrc1_centered": _nrc1(f, principal, n, centered=True),
-        "nrc2": nrc2(f, given),
-        "nrc2_centered": nrc2(f, given, centered=True),
-        "nrc3": fit.value,
-        "gamma_ratio": fit.ratio,
-        "gamma_inside": fit.inside,
-        "evr": share[..., : min(k, features.shape[-1])],
-        "rank": (share > 1e-3).sum(-1),
-        "mse": mse,
-        "r2": 1 - mse / spread,
-        "feature_norm": f.square().sum(-1).mean(-1).sqrt(),
-        "weight_norm": w.square().sum((-2, -1)).sqrt(),
-    }
-    if not batch:
-        report = {k: v if k in ("mse", "r2") else v[0] for k, v in report.items()}
-    return NRCReport(**report)
-
-
-def _regression(name: str, x: Tensor, rows: int = 2) -> Tensor:
+def checked(name: str, x: Tensor, rows: int = 2) -> Tensor:
     """``x`` as float64 without a gradient, checked."""
     x = torch.as_tensor(x).detach()
+    if x.device.type == "mps":  # no float64 there
+        x = x.cpu()
     if x.dim() < 2 or x.shape[-2] < rows or x.shape[-1] < 1:
         raise ValueError(f"{name} must be (..., N, k) with N >= {rows}, got {tuple(x.shape)}")
     x = x.double()
@@ -296,14 +200,14 @@ def _regression(name: str, x: Tensor, rows: int = 2) -> Tensor:
     return x
 
 
-def _same_dim(features: Tensor, weight: Tensor) -> None:
+def same_dim(features: Tensor, weight: Tensor) -> None:
     if features.shape[-1] != weight.shape[-1] or features.shape[:-2] != weight.shape[:-2]:
         raise ValueError(
             f"features are {tuple(features.shape)}, but weight is {tuple(weight.shape)}"
         )
 
 
-def _principal(features: Tensor) -> tuple[Tensor, Tensor]:
+def principal(features: Tensor) -> tuple[Tensor, Tensor]:
     """Variances ``(..., d)``, largest first, and directions ``(..., d, d)``, one a column.
 
     The variances of constant features are NaN (in a batch) or an error.
@@ -318,15 +222,20 @@ def _principal(features: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(constant.unsqueeze(-1), torch.nan, values), vectors
 
 
-def _check_targets(n: int, features: Tensor) -> None:
+def check_targets(n: int, features: Tensor) -> None:
     if not 1 <= n <= features.shape[-1]:
         raise ValueError(f"num_targets must be in [1, d={features.shape[-1]}], got {n}")
 
 
-def _nrc1(features: Tensor, principal: tuple[Tensor, Tensor], n: int, centered: bool) -> Tensor:
-    """:func:`nrc1` from the result of :func:`_principal`; NaN for constant features of a batch."""
+def share_outside(
+    features: Tensor, principal: tuple[Tensor, Tensor], n: int, centered: bool, resolution: float
+) -> Tensor:
+    """:func:`nrc1` from the result of :func:`principal`; NaN for constant features of a batch."""
     values, vectors = principal
-    outside = _outside(features, vectors[..., :n], centered)
+    size = features.square().sum(-1).mean(-1, keepdim=True)
+    rounding = 10 * values.shape[-1] * torch.finfo(values.dtype).eps * values[..., :1]
+    kept = values[..., :n] > torch.maximum(rounding, resolution**2 * size)
+    outside = _outside(features, vectors[..., :n] * kept.unsqueeze(-2), centered)
     return torch.where(values.isnan().any(-1), torch.nan, outside)
 
 
@@ -334,29 +243,45 @@ def _outside(features: Tensor, basis: Tensor, centered: bool) -> Tensor:
     """Mean of ``‖h̃ - B Bᵀ h̃‖²`` for a basis of orthonormal (or zero) columns."""
     if centered:
         features = features - features.mean(-2, keepdim=True)
+    features, _ = scaled(features, (-1,))
     unit = features / torch.linalg.vector_norm(features, dim=-1, keepdim=True).clamp(min=1e-300)
     return (unit - (unit @ basis) @ basis.mT).square().sum(-1).mean(-1)
 
 
 def _grams(weight: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
-    weight = _regression("weight", weight, rows=1)
-    root = torch.as_tensor(root).detach().double()
+    weight, _ = scaled(checked("weight", weight, rows=1))
+    root = torch.as_tensor(root).detach().to(weight)
     n = weight.shape[-2]
     if root.dim() < 2 or root.shape[-2:] != (n, n):
         raise ValueError(f"root must be (..., {n}, {n}), got {tuple(root.shape)}")
     gram = weight @ weight.mT
     if gram.dim() == 2 and not gram.any():
         raise ValueError("the weight is zero: W Wᵀ has no direction")
-    return gram, root.to(gram.device)
+    return gram, root
 
 
 def _mismatch(gram: Tensor, root: Tensor, s: Tensor) -> Tensor:
     """NRC3 at ``sqrt(gamma) = s``; NaN where one of the two matrices is zero."""
     eye = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
     target = root - s[..., None, None] * eye
-    unit = [m / torch.linalg.matrix_norm(m, keepdim=True) for m in (gram, target)]
+    unit = [scaled(m)[0] for m in (gram, target)]
+    unit = [m / torch.linalg.matrix_norm(m, keepdim=True) for m in unit]
     return (unit[0] - unit[1]).square().sum((-2, -1))
 
 
 def _trace(m: Tensor) -> Tensor:
     return m.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def resolution_of(x: Tensor) -> float:
+    """Relative precision of the numbers given."""
+    dtype = torch.as_tensor(x).dtype
+    return torch.finfo(dtype if dtype.is_floating_point else torch.float64).eps
+
+
+def scaled(x: Tensor, dims: tuple[int, ...] = (-2, -1)) -> tuple[Tensor, Tensor]:
+    """``x`` over the power of two at its largest entry, and that power: squares stay in range."""
+    largest = x.abs().amax(dims, keepdim=True)
+    exponent = torch.frexp(largest).exponent - 1
+    size = torch.where(largest > 0, torch.exp2(exponent.to(x.dtype)), 1.0)
+    return x / size, size
