@@ -93,7 +93,8 @@ def test_ledger_files(book, tmp_path):
     assert [c["id"] for c in data["claims"]] == ["gap"]
     assert data["claims"][0]["runs"]["default"]["verdict"] == "reproduced"
     assert [w["chapter"] for w in data["works"]] == [True, False]
-    rows = list(csv.DictReader((staged.root / "pages/_static/ledger.csv").open()))
+    lines = (staged.root / "pages/_static/ledger.csv").read_text().splitlines()
+    rows = list(csv.DictReader(lines))
     assert rows[0]["id"] == "gap" and rows[0]["run"] == "default" and rows[0]["bound"] == "≤ 1"
     assert (staged.root / "pages/ledger.md").exists()
 
