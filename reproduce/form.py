@@ -89,7 +89,7 @@ def abstract_lines(record: dict) -> str:
     """The assertions of the abstract as a Markdown list, each with its verdict."""
     lines = ["**What the abstract asserts, and what was found here**", ""]
     for a in record["abstract"]:
-        by = ", ".join(f"[{i}](#claim-{i})" for i in a["claims"]) or a["reason"]
+        by = ", ".join(f'<a href="#claim-{i}">{i}</a>' for i in a["claims"]) or a["reason"]
         scope = f" ({cards.SCOPE[a['scope']]})" if a["scope"] else ""
         lines.append(f"- {MARKS[a['verdict']]} **{a['verdict']}**{scope}: {a['text']} {by}")
     lines += ["", cards.score_text(record)]

@@ -110,7 +110,7 @@ def test_first_screen(book):
     texts = ledger.first_screen(book, SLUG)
     assert "✓ **reproduced** (in the work's own setting): The assertion holds holds." in (
         texts["abstract"])
-    assert "(#claim-gap)" in texts["abstract"] and "@misc{" in texts["cite"]
+    assert 'href="#claim-gap"' in texts["abstract"] and "@misc{" in texts["cite"]
 
 
 def test_a_staged_chapter(book):
