@@ -156,10 +156,16 @@ def for_book(layout: Layout, slug: str, nb: NotebookNode) -> NotebookNode:
     record = records.of_notebook(nb)
     claims = {c["id"]: c for c in record["claims"]} if record else {}
     cells: list[NotebookNode] = []
+    number = 0
     for cell in nb.cells:
         if cell.cell_type == "markdown" and "caption" in tags(cell) and cells:
-            _join(cells[-1], cell.source)
+            number += 1
+            _join(cells[-1], f"**Figure {number}.** {cell.source.removeprefix(CAPTION)}")
             continue
+        old = cell.metadata.get("mystnb", {}).get("figure", {})
+        if old.get("caption") and records.is_old(record):  # TRANSITION
+            number += 1
+            old["caption"] = f"**Figure {number}.** {old['caption']}"
         if cell.cell_type == "code":
             _fold(cell)
             for output in cell.outputs:
@@ -171,6 +177,15 @@ def for_book(layout: Layout, slug: str, nb: NotebookNode) -> NotebookNode:
                     )
         cells.append(cell)
     nb.cells = cells
+    return nb if records.is_old(record) else _answer_first(nb)
+
+
+def _answer_first(nb: NotebookNode) -> NotebookNode:
+    """The cover and the assertions stand before the code that makes them; on the page alone."""
+    first = [c for c in nb.cells if "cover" in tags(c) or "abstract" in tags(c)]
+    place = next((i for i, c in enumerate(nb.cells) if c.cell_type == "code"), len(nb.cells))
+    head = [c for c in nb.cells[:place] if c not in first]
+    nb.cells = [*head, *first, *(c for c in nb.cells[place:] if c not in first)]
     return nb
 
 
@@ -188,7 +203,7 @@ def _fold(cell: NotebookNode) -> None:
 def _join(cell: NotebookNode, caption: str) -> None:
     """A caption cell becomes the caption of the figure before it, at the figure's own width."""
     mystnb = cell.metadata.setdefault("mystnb", {})
-    text = " ".join(caption.removeprefix(CAPTION).split())
+    text = " ".join(caption.split())
     mystnb.setdefault("figure", {})["caption"] = text
     width = next(iter(widths(cell.get("outputs", []))), None)
     if width:
