@@ -1,4 +1,4 @@
-"""The cross-entropy model: balanced classes with a closed-form optimum, any others with a solver."""
+"""The cross-entropy model: balanced classes in closed form, any class sizes by a solver."""
 
 from __future__ import annotations
 
