@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from .losses import Batch, cross_entropy, weighted_mean
-from .models import evaluating
+from .models import evaluating, learning
 from .stacked import Ensemble
 
 
@@ -232,41 +232,42 @@ def train(
     records, at, count = [], set(at), 0
     total = torch.zeros(nets.members, device=x.device, dtype=next(nets.parameters()).dtype)
     own_labels = y.dim() == (3 if y.is_floating_point() else 2)
-    nets.train()
-    if 0 in at:
-        total += float("nan")
-        record(0)
-        total.zero_()
-    for step, index in enumerate(batches):
-        index = index.to(x.device)
-        inputs = x[index] if index.dim() == 2 else x[index][None]
-        if input_gradients:
-            inputs.requires_grad_()
-        logits, features = nets(inputs, return_features=True)
-        labels = _gather(y, index, own_labels, nets.members)
-        batch = Batch(step, nets, index, inputs, labels, logits, features)
-        value = objective(batch)
-        if value.dim() == 2:
-            w = None if weight is None else _gather(weight, index, weight.dim() == 2, nets.members)
-            value = weighted_mean(value, w)
-        elif weight is not None:
-            raise ValueError("weights need an objective that returns a loss for every sample")
-        batch.loss = value.detach()
-        for p in optimizer.parameters.values():
-            p.grad = None
-        value.sum().backward()
-        if after_backward:
-            after_backward(batch)
-        optimizer.step(schedule(step) if schedule else 1.0)
-        if after_step:
-            with torch.no_grad():
-                after_step(batch)
-        total += batch.loss
-        count += 1
-        if step + 1 in at:
-            record(step + 1)
+    with learning(nets):
+        if 0 in at:
+            total += float("nan")
+            record(0)
             total.zero_()
-            count = 0
+        for step, index in enumerate(batches):
+            index = index.to(x.device)
+            inputs = x[index] if index.dim() == 2 else x[index][None]
+            if input_gradients:
+                inputs.requires_grad_()
+            logits, features = nets(inputs, return_features=True)
+            labels = _gather(y, index, own_labels, nets.members)
+            batch = Batch(step, nets, index, inputs, labels, logits, features)
+            value = objective(batch)
+            if value.dim() == 2:
+                own = weight is not None and weight.dim() == 2
+                w = None if weight is None else _gather(weight, index, own, nets.members)
+                value = weighted_mean(value, w)
+            elif weight is not None:
+                raise ValueError("weights need an objective that returns a loss for every sample")
+            batch.loss = value.detach()
+            for p in optimizer.parameters.values():
+                p.grad = None
+            value.sum().backward()
+            if after_backward:
+                after_backward(batch)
+            optimizer.step(schedule(step) if schedule else 1.0)
+            if after_step:
+                with torch.no_grad():
+                    after_step(batch)
+            total += batch.loss
+            count += 1
+            if step + 1 in at:
+                record(step + 1)
+                total.zero_()
+                count = 0
     return records
 
 

@@ -139,16 +139,31 @@ def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Evaluation mode without gradients; afterwards every submodule has its own mode again."""
+def own_modes(model: nn.Module) -> Iterator[nn.Module]:
+    """Whatever happens inside, every submodule has its own mode again afterwards."""
     was = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        with torch.no_grad():
-            yield model
+        yield model
     finally:
         for module, training in was.items():
             module.training = training
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode without gradients; afterwards every submodule has its own mode again."""
+    with own_modes(model), torch.no_grad():
+        yield model.eval()
+
+
+@contextlib.contextmanager
+def learning(model: nn.Module) -> Iterator[nn.Module]:
+    """Training mode; submodules in evaluation mode inside a model in training mode stay so.
+
+    Afterwards every submodule has its own mode again.
+    """
+    with own_modes(model):
+        yield model if model.training else model.train()
 
 
 def _conv(a: int, b: int, size: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:

@@ -36,7 +36,7 @@ class Ensemble(nn.Module):
         self.features = _stacked([net.features for net in nets])
         self.head = _stacked([net.head for net in nets])
         self._flat = not any(isinstance(m, _Conv2d) for m in self.features.modules())
-        self.train(nets[0].training)
+        self.training = nets[0].training
 
     def forward(self, x: Tensor, return_features: bool = False):
         """Logits ``(B, n, K)``, with ``return_features`` also features ``(B, n, d)``.
@@ -64,7 +64,9 @@ class Ensemble(nn.Module):
         """A copy of network ``b`` as an ordinary module."""
         net = copy.deepcopy(self._template[0])
         net.load_state_dict({name: v[b] for name, v in self.state_dict().items()})
-        return net.to(next(self.parameters()).device).train(self.training)
+        for name, module in net.named_modules():
+            module.training = self.get_submodule(name).training
+        return net.to(next(self.parameters()).device)
 
 
 def _stacked(modules: Sequence[nn.Module]) -> nn.Module:
@@ -99,7 +101,7 @@ class _Layer(nn.Module):
         for name, _ in layers[0].named_buffers():
             values = [layer.get_buffer(name) for layer in layers]
             self.register_buffer(name, torch.stack(values).clone())
-        self.train(layers[0].training)
+        self.training = layers[0].training
 
 
 class _Linear(_Layer):
@@ -147,7 +149,7 @@ class _BatchNorm(_Layer):
 class _Flatten(nn.Module):
     def __init__(self, layers):
         super().__init__()
-        self.members = len(layers)
+        self.members, self.training = len(layers), layers[0].training
 
     def forward(self, x: Tensor) -> Tensor:
         return x if x.dim() < 4 else x.reshape(len(x), self.members, -1).permute(1, 2, 0)

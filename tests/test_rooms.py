@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "models": set(),
     "stacked": set(),
     "ensembles": {"models", "losses", "stacked"},
-    "training": {"models", "runtime"},
+    "training": {"losses", "models", "runtime"},
     "data": set(),
     "claims": {"runtime", "cards", "_tex", "_claims_first"},
     "cards": {"runtime", "_tex"},
