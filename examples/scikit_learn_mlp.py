@@ -25,4 +25,4 @@ if __name__ == "__main__":
             torch.tensor(features), torch.tensor(y), torch.tensor(net.coefs_[1].T),
             torch.tensor(net.intercepts_[1]),
         )
-        print(f"{steps} epochs: nc1 {report.nc1:.3g}, nc2 {report.nc2_etf:.3g}, nc4 {report.nc4:.3g}")
+        print(f"{steps} epochs: nc1 {report.nc1:.3g}, nc2 {report.nc2_etf:.3g}")

@@ -30,6 +30,9 @@ def nc1(stats: ClassStats) -> float:
 
     Exactly zero if every sample equals its class mean, and never negative.
 
+    Args:
+        stats: of any features.
+
     Source: Papyan, Han & Donoho (2020), Figure 6; Zhu et al. (2021), NC1.
     """
     return stats.within_pinv_trace / stats.num_classes
@@ -37,6 +40,9 @@ def nc1(stats: ClassStats) -> float:
 
 def nc1_ratio(stats: ClassStats) -> float:
     """``tr Sigma_W / tr Sigma_B``: like :func:`nc1`, but dominated by the widest directions.
+
+    Args:
+        stats: of any features.
 
     Source: a common variant, without the inverse that makes :func:`nc1` look at every direction.
     """
@@ -49,7 +55,8 @@ def cdnv(stats: ClassStats) -> float:
     ``V_ij = (v_i + v_j) / (2 ‖mu_i - mu_j‖²)`` with ``v_c`` the mean squared distance of class c's
     samples to ``mu_c``. Infinite where two class means coincide and their samples do not; two means
     closer than about ``1e-7`` of their distance from ``mu_G`` count as one. Every pair counts once,
-    in every ``weighting``. The one-sided form ``v_i / ‖mu_i - mu_j‖²`` has the same mean.
+    in every ``weighting`` of the ``stats``. The one-sided form ``v_i / ‖mu_i - mu_j‖²`` has the
+    same mean.
 
     Source: Galanti, György & Hutter (2022).
     """

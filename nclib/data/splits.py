@@ -43,7 +43,12 @@ def long_tail(
 
 
 def class_order(num_classes: int, seed: int) -> np.ndarray:
-    """A random order of the classes, ``(K,)``, the same on every machine."""
+    """A random order of the classes, ``(K,)``, the same on every machine.
+
+    Args:
+        num_classes: K.
+        seed: any number that is not negative.
+    """
     return np.random.default_rng([seed, num_classes]).permutation(num_classes)
 
 
@@ -97,6 +102,15 @@ def tasks(num_classes: int, num_tasks: int, *, order: np.ndarray | None = None) 
 
 def replay_buffer(labels: np.ndarray, classes, per_class: int, *, seed: int = 0) -> np.ndarray:
     """Random samples to replay, equally many of each of the classes, in ascending order.
+
+    Args:
+        labels: ``(N,)`` integers.
+        classes: those that the buffer holds.
+        per_class: how many of each.
+        seed: of the draw.
+
+    Returns:
+        ``(len(classes) * per_class,)`` int64.
 
     Raises:
         ValueError: a class that has fewer than ``per_class`` samples.
