@@ -37,7 +37,7 @@ class Claim:
     ``says`` is ``"work"`` or ``"book"``; ``scope`` is set for the work's statements alone.
     ``bound`` is ``{"op": "below"|"above"|"between"|"equals", "value": ...}``; ``tolerance`` is the
     absolute distance that ``measured`` may keep from the stored value of the same preset;
-    ``values`` are the measured values where there are at most 64, ``spread`` is
+    ``values`` are the measured values where there are at most twelve, ``spread`` is
     ``[min, median, max]`` where there are several; ``paper`` is the work's own value
     (``paper_value`` where it is a number); ``rival`` is ``{"name": …, "value": [...]}``, the
     trivial competitor that must not satisfy the bound.
@@ -358,7 +358,7 @@ def _paper(paper) -> tuple[str | None, float | None]:
 
 def _shown(values: list) -> list[float] | None:
     """The values for the number line, where they are few and finite numbers."""
-    if len(values) > 64 or any(isinstance(v, str) or not math.isfinite(v) for v in values):
+    if len(values) > cards.DOTS or any(isinstance(v, str) or not math.isfinite(v) for v in values):
         return None
     return [float(v) for v in values]
 

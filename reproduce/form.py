@@ -33,7 +33,7 @@ MARKS = cards.MARK
 
 
 def palette(data: bytes, limit: int = FIGURE_BYTES) -> bytes:
-    """A PNG with at most 256 colors, fewer where it would be larger than ``limit``.
+    """A PNG with at most 96 colors, fewer where it would be larger than ``limit``.
 
     Transparency stays; an animated PNG is returned as it is.
     """
@@ -42,7 +42,7 @@ def palette(data: bytes, limit: int = FIGURE_BYTES) -> bytes:
         return data
     rgba = picture.convert("RGBA")
     best = data
-    for colors in (256, 128, 64, 32):
+    for colors in (96, 64, 32):
         small = rgba.quantize(colors, method=Image.Quantize.FASTOCTREE)
         values = np.frombuffer(small.im.getpalette("RGBA", "RGBA"), np.uint8).copy()
         alpha = values[3::4]
@@ -59,12 +59,20 @@ def palette(data: bytes, limit: int = FIGURE_BYTES) -> bytes:
 
 def tidy(nb: NotebookNode) -> NotebookNode:
     """Light figures, and Colab's own folds for code under a title. In place; returned."""
+    record = records.of_notebook(nb)
+    claims = {c["id"]: c for c in record["claims"]} if record else {}
+    for claim in claims.values():
+        if len(claim["values"] or ()) > cards.DOTS:
+            claim["values"] = None
     for cell in nb.cells:
         if cell.cell_type != "code":
             continue
         if cell.source.startswith(TITLE):
             cell.metadata["cellView"] = "form"
         for output in cell.outputs:
+            id = output.get("metadata", {}).get("nclib_claim")
+            if id in claims:
+                output.data["text/html"] = cards.card_html(claims[id], record["run"]["slug"])
             png = output.get("data", {}).get("image/png")
             if png:
                 small = palette(base64.b64decode(png))
@@ -72,11 +80,16 @@ def tidy(nb: NotebookNode) -> NotebookNode:
     return nb
 
 
+def moves(png: str) -> bool:
+    """Is this base64 text an animated PNG?"""
+    return b"acTL" in base64.b64decode(png[:4000])
+
+
 def abstract_lines(record: dict) -> str:
     """The assertions of the abstract as a Markdown list, each with its verdict."""
     lines = ["**What the abstract asserts, and what was found here**", ""]
     for a in record["abstract"]:
-        by = ", ".join(f"[{i}](#claim-{i})" for i in a["claims"]) or a["reason"]
+        by = ", ".join(f'<a href="#claim-{i}">{i}</a>' for i in a["claims"]) or a["reason"]
         scope = f" ({cards.SCOPE[a['scope']]})" if a["scope"] else ""
         lines.append(f"- {MARKS[a['verdict']]} **{a['verdict']}**{scope}: {a['text']} {by}")
     lines += ["", cards.score_text(record)]

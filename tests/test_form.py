@@ -27,12 +27,13 @@ from test_notebooks import (
     toy,
 )
 
-from reproduce.form import CAPTION, FIGURE_BYTES, TITLE, palette
+from reproduce.form import CAPTION, FIGURE_BYTES, TITLE, moves, palette
 from reproduce.layout import Layout
 from reproduce.plan import declared
+from reproduce.store import ANIMATION_BYTES
+from reproduce.store import NOTEBOOK_BYTES as MAX_NOTEBOOK
 
 MAX_OPEN, MAX_OPEN_CHAPTER, MAX_CELL, COLUMNS = 20, 150, 60, 84
-MAX_NOTEBOOK = 350_000
 LEADING = re.compile(r"(It|Its|These|This|Those|That|Nor|Here|There|They|Along|Also|And|But)\b")
 BARE = re.compile(r"[λσμΣθαβγ]_|\^[\d{]")
 WORKS = {
@@ -96,7 +97,7 @@ def light(nb, path):
         f"{name(c)}: figure of {len(base64.b64decode(data)) // 1000} kB"
         for c in code_cells(nb)
         for _, data in images(c)
-        if len(base64.b64decode(data)) > FIGURE_BYTES
+        if len(base64.b64decode(data)) > (ANIMATION_BYTES if moves(data) else FIGURE_BYTES)
     ]
     size = len(nbformat.writes(nb).encode())
     return problems + ([f"notebook of {size // 1000} kB"] if size > MAX_NOTEBOOK else [])

@@ -486,7 +486,7 @@ def test_faults():
     big = display_output(**{"image/png": "A" * 240_000})
     assert "figure of 180000 bytes" in store.faults(executed(big))[0]
     huge = display_output(**{"text/plain": "A" * 1_000_001})
-    assert "limit 350000" in store.faults(executed(huge))[0]
+    assert "limit 750000" in store.faults(executed(huge))[0]
     assert store.faults(notebook(code("1", "a", count=1))) == ["no claims report"]
 
 

@@ -1,4 +1,4 @@
-"""The cross-entropy model: balanced classes with a closed-form optimum, any others with a solver."""
+"""The cross-entropy model: balanced classes in closed form, any others with a solver."""
 
 from __future__ import annotations
 
