@@ -3,20 +3,26 @@
 A notebook opens one :class:`Claims`, calls :meth:`Claims.check` where a number is known and
 :meth:`Claims.report` in its last code cell. The report shows a table; the raw record travels in
 that output's metadata under the key ``nclib``, so the executed notebook is the one record of a run.
+:mod:`nclib.cards` draws them.
 """
 
 from __future__ import annotations
 
-import html
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral, Real
 from typing import Any
 
-from . import runtime
+from . import cards, runtime
+from ._tex import tex_to_html
+from .cards import card_html as card_html
+from .cards import number as number
+from .cards import score as score
 
+SCHEMA = 2
+SAYS = ("work", "book")
 KINDS = ("theory", "dynamics", "data", "control", "erratum", "beyond")
 SCOPES = ("exact", "stand-in", "reconstruction")
 VERDICTS = ("reproduced", "not reproduced", "not run")
@@ -28,20 +34,28 @@ REPRODUCED, NOT_REPRODUCED, NOT_RUN = VERDICTS
 class Claim:
     """One claim with its verdict. ``measured`` is the deciding value: the one nearest to failing.
 
+    ``says`` is ``"work"`` or ``"book"``; ``scope`` is set for the work's statements alone.
     ``bound`` is ``{"op": "below"|"above"|"between"|"equals", "value": ...}``; ``tolerance`` is the
     absolute distance that ``measured`` may keep from the stored value of the same preset;
-    ``spread`` is ``[min, median, max]`` where several values were measured, one a seed.
+    ``values`` are the measured values where there are at most 64, ``spread`` is
+    ``[min, median, max]`` where there are several; ``paper`` is the work's own value
+    (``paper_value`` where it is a number); ``rival`` is ``{"name": …, "value": [...]}``, the
+    trivial competitor that must not satisfy the bound.
     """
 
     id: str
     statement: str
-    source: str
+    says: str
+    source: str | None
     kind: str
-    scope: str
+    scope: str | None
     measured: float | int | str | bool | None
+    values: list[float] | None
     bound: dict | None
     tolerance: float | None
     paper: str | None
+    paper_value: float | None
+    rival: dict | None
     verdict: str
     seeds: int
     spread: list[float] | None = None
@@ -49,11 +63,7 @@ class Claim:
     note: str = ""
 
     def _ipython_display_(self) -> None:
-        """Nothing: a cell that ends with ``claims.check(...)`` shows no claim; the report does.
-
-        A closing semicolon is not enough, because it does not work where a cell runs without
-        history, as under nbval.
-        """
+        """Nothing: :meth:`Claims.check` has shown the card already."""
 
 
 class Claims:
@@ -68,6 +78,7 @@ class Claims:
         self.slug = slug
         self._run = run
         self._claims: dict[str, Claim] = {}
+        self._abstract: dict[str, tuple[str, list[str], str | None]] = {}
 
     def __iter__(self):
         return iter(self._claims.values())
@@ -83,115 +94,207 @@ class Claims:
         id: str,
         statement: str,
         *,
-        source: str,
         kind: str,
         measured: Any,
+        says: str | None = None,
+        source: str | None = None,
+        scope: str | None = None,
         below: float | None = None,
         above: float | None = None,
         between: tuple[float, float] | None = None,
         equals: float | int | str | bool | None = None,
-        tolerance: float | None = None,
+        rival: tuple[str, Any] | None = None,
         paper: str | float | None = None,
-        scope: str = "exact",
+        tolerance: float | None = None,
         seeds: int | None = None,
         controls: str | None = None,
         note: str = "",
     ) -> Claim:
-        """Decide one claim and keep it.
+        """Decide one claim, keep it and show its card.
 
         Args:
             id: short, stable, unique in the chapter (lower case, digits, hyphens).
-            statement: one sentence that could be false.
-            source: where the work states it ("Theorem 3.1", "Figure 4"), or "this chapter".
-            kind: one of ``KINDS``. A ``control`` names in ``controls`` the claim that it guards.
+            statement: one sentence that could be false; symbols as ``$…$`` (small TeX subset).
+            kind: one of ``KINDS``. A ``control`` names in ``controls`` the claim that it guards,
+                and takes ``says`` and ``scope`` from it.
             measured: a number, or one number a seed (list, array, tensor). With several, every one
                 must satisfy the bound, and the one nearest to failing is recorded.
-            below, above, between, equals: exactly one bound; inclusive.
-            tolerance: allowed distance from the stored value of the same preset. Default: zero for
-                integers and ``equals``; the scale of the bound for theory; three standard
-                deviations for three or more seeds. Otherwise it must be given.
+            says: ``"work"`` (then ``source`` and ``scope`` are required) or ``"book"``.
+            source: where the work states it: theorem, figure, table, sentence of the abstract.
+            scope: one of ``SCOPES``; for the work's statements only.
+            below, above, between, equals: exactly one bound; inclusive, finite.
+            rival: name and value(s) of a trivial competitor (random frame, noise, identity). Where
+                one of its values satisfies the bound, the claim is not reproduced.
             paper: the work's own value, where known.
-            scope: one of ``SCOPES``.
+            tolerance: allowed distance from the stored value of the same preset. Default: zero for
+                integers and ``equals``; three standard deviations for three or more seeds; half the
+                margin to the bound for theory. Otherwise it must be given. Never more than half the
+                margin.
             seeds: how many seeds the value rests on (default: the number of values).
 
         Raises:
-            ValueError: bad id, kind or scope, a duplicate, not exactly one bound, no measured
-                value, an unknown ``controls``, or no tolerance where none can be derived.
+            ValueError: bad id, kind, says, scope or formula, a duplicate, not exactly one bound, a
+                bound that is not finite, no measured value, an unknown ``controls``, or no
+                tolerance where none can be derived.
         """
-        self._validate(id, statement, source, kind, scope, controls)
+        says, scope = self._validate(id, statement, says, source, kind, scope, controls, note)
         bounds = {"below": below, "above": above, "between": between, "equals": equals}
         given = {op: v for op, v in bounds.items() if v is not None}
         if len(given) != 1:
             raise ValueError(f"claim {id!r}: give exactly one bound, got {sorted(given) or 'none'}")
-        (op, value), = given.items()
-        if op == "between":
-            value = [float(value[0]), float(value[1])]
-            if not value[0] <= value[1]:
-                raise ValueError(f"claim {id!r}: between=({value[0]}, {value[1]}) is empty")
+        op, value = _bound(id, *next(iter(given.items())))
         values = _values(measured, id)
         deciding = min(values, key=lambda v: _margin(v, op, value))
         holds = _margin(deciding, op, value) >= 0
+        paper, paper_value = _paper(paper)
+        if rival is not None:
+            name, other = rival[0], _values(rival[1], id)
+            tex_to_html(name)
+            if any(_margin(v, op, value) >= 0 for v in other):
+                holds = False
+                note = f"{note} The competitor ({name}) satisfies the bound too.".strip()
+            rival = {"name": name, "value": [_plain(v) for v in other]}
         claim = Claim(
             id=id,
             statement=statement,
+            says=says,
             source=source,
             kind=kind,
             scope=scope,
             measured=_plain(deciding),
-            bound={"op": op, "value": _plain(value)},
+            values=_shown(values),
+            bound={"op": op, "value": value},
             tolerance=_tolerance(id, kind, op, value, values, deciding, tolerance),
-            paper=None if paper is None else str(paper),
+            paper=paper,
+            paper_value=paper_value,
+            rival=rival,
             verdict=REPRODUCED if holds else NOT_REPRODUCED,
             seeds=len(values) if seeds is None else int(seeds),
             spread=_spread(values),
             controls=controls,
             note=note,
         )
-        self._claims[id] = claim
-        return claim
+        return self._keep(claim)
 
     def not_run(
-        self, id: str, statement: str, *, source: str, kind: str, why: str,
-        scope: str = "exact", paper: str | float | None = None, controls: str | None = None,
+        self, id: str, statement: str, *, kind: str, why: str, says: str | None = None,
+        source: str | None = None, scope: str | None = None, paper: str | float | None = None,
+        controls: str | None = None,
     ) -> Claim:
         """Keep a claim that this run does not decide, with the reason."""
-        self._validate(id, statement, source, kind, scope, controls)
-        claim = Claim(
-            id=id, statement=statement, source=source, kind=kind, scope=scope, measured=None,
-            bound=None, tolerance=None, paper=None if paper is None else str(paper),
-            verdict=NOT_RUN, seeds=0, controls=controls, note=why,
-        )
-        self._claims[id] = claim
+        says, scope = self._validate(id, statement, says, source, kind, scope, controls, why)
+        paper, paper_value = _paper(paper)
+        return self._keep(Claim(
+            id=id, statement=statement, says=says, source=source, kind=kind, scope=scope,
+            measured=None, values=None, bound=None, tolerance=None, paper=paper,
+            paper_value=paper_value, rival=None, verdict=NOT_RUN, seeds=0, controls=controls,
+            note=why,
+        ))
+
+    def _keep(self, claim: Claim) -> Claim:
+        self._claims[claim.id] = claim
+        record = asdict(claim)
+        cards.show(cards.card_text(record), cards.card_html(record, self.slug),
+                   {"nclib_claim": claim.id})
         return claim
 
-    def _validate(self, id, statement, source, kind, scope, controls) -> None:
+    def _validate(self, id, statement, says, source, kind, scope, controls, note):
         if not id or not all(c.isdigit() or c == "-" or ("a" <= c <= "z") for c in id):
             raise ValueError(f"claim id must be lower-case letters, digits, hyphens: {id!r}")
         if id in self._claims:
             raise ValueError(f"claim {id!r} was made already")
-        if not statement.strip() or not source.strip():
-            raise ValueError(f"claim {id!r}: statement and source must not be empty")
+        if not statement.strip():
+            raise ValueError(f"claim {id!r}: the statement must not be empty")
+        for text in (statement, source or "", note):
+            tex_to_html(text)
         if kind not in KINDS:
             raise ValueError(f"claim {id!r}: kind must be one of {KINDS}, got {kind!r}")
-        if scope not in SCOPES:
-            raise ValueError(f"claim {id!r}: scope must be one of {SCOPES}, got {scope!r}")
         if (kind == "control") != (controls is not None):
             raise ValueError(f"claim {id!r}: a control, and only a control, names what it controls")
-        if controls is not None and controls not in self._claims:
-            raise ValueError(f"claim {id!r}: controls {controls!r}, which is not a claim yet")
+        if controls is not None:
+            if controls not in self._claims:
+                raise ValueError(f"claim {id!r}: controls {controls!r}, which is not a claim yet")
+            guarded = self._claims[controls]
+            return guarded.says, guarded.scope
+        if kind in ("erratum", "beyond"):
+            if says == "work":
+                raise ValueError(f"claim {id!r}: what is {kind} is said by the book")
+            says = "book"
+        if says not in SAYS:
+            raise ValueError(f"claim {id!r}: says must be one of {SAYS}, got {says!r}")
+        if (says == "work" or kind == "erratum") and not (source or "").strip():
+            raise ValueError(f"claim {id!r}: name the source in the work")
+        if says == "book":
+            if scope is not None:
+                raise ValueError(f"claim {id!r}: scope is for the work's statements")
+        elif scope not in SCOPES:
+            raise ValueError(f"claim {id!r}: scope must be one of {SCOPES}, got {scope!r}")
+        return says, scope
+
+    def abstract(self, assertions: Mapping[str, tuple[str, Sequence[str] | str]]) -> None:
+        """Account for every assertion of the work's abstract.
+
+        Args:
+            assertions: key → (sentence in our words, ids of the claims that decide it), or
+                (sentence, why it is not tested).
+
+        The verdict is derived: *reproduced* where every claim is reproduced and every control of
+        those claims holds, *not reproduced* where none of the claims is, *not tested* where none
+        ran, otherwise *in part*; the scope is the weakest of the claims.
+
+        Raises:
+            ValueError: no assertion, an unknown id, an empty sentence or reason, a formula outside
+                the subset, or a second call.
+        """
+        if self._abstract or not assertions:
+            raise ValueError("claims.abstract is called once, with at least one assertion")
+        kept = {}
+        for key, (text, by) in assertions.items():
+            reason = by if isinstance(by, str) else None
+            ids = [] if reason is not None else list(by)
+            unknown = [i for i in ids if i not in self._claims]
+            if unknown:
+                raise ValueError(f"assertion {key!r} names claims that were not made: {unknown}")
+            if not text.strip() or (not ids and not (reason or "").strip()):
+                raise ValueError(f"assertion {key!r} needs a sentence, and claims or a reason")
+            tex_to_html(text + (reason or ""))
+            kept[key] = (text, ids, reason)
+        self._abstract = kept
+
+    def _assertion(self, key: str) -> dict:
+        text, ids, reason = self._abstract[key]
+        claims = [self._claims[i] for i in ids]
+        guards = [c for c in self if c.controls in ids and c.id not in ids]
+        verdicts = [c.verdict for c in claims]
+        if all(v == NOT_RUN for v in verdicts):
+            verdict = "not tested"
+        elif all(v == REPRODUCED for v in verdicts) and all(
+            c.verdict != NOT_REPRODUCED for c in guards
+        ):
+            verdict = REPRODUCED
+        elif REPRODUCED not in verdicts:
+            verdict = NOT_REPRODUCED
+        else:
+            verdict = "in part"
+        scopes = [SCOPES.index(c.scope) for c in claims if c.scope]
+        scope = SCOPES[max(scopes)] if scopes else None
+        return {"id": key, "text": text, "claims": ids, "reason": reason, "verdict": verdict,
+                "scope": scope}
 
     def record(self) -> dict:
-        """The raw record: ``{"claims": [...], "run": {...}}``, ready for JSON."""
+        """The raw record, ready for JSON: ``{"schema", "claims", "abstract", "run"}``."""
         run = self._run or runtime.current()
         return {
+            "schema": SCHEMA,
             "claims": [asdict(c) for c in self],
+            "abstract": [self._assertion(key) for key in self._abstract],
             "run": {"slug": self.slug, "variant": "default", **run.provenance()},
         }
 
     def report(self) -> None:
-        """Show one row a claim, as text and HTML, with the record in the output's metadata.
+        """Show the assertions and one line a claim, with the record in the output's metadata.
 
-        Without IPython the text table is printed.
+        Without IPython the text is printed.
 
         Raises:
             ValueError: no claim was made.
@@ -199,18 +302,45 @@ class Claims:
         if not self._claims:
             raise ValueError(f"no claim was made for {self.slug!r}")
         record = self.record()
-        text = _as_text(list(self), record["run"])
-        try:
-            from IPython import get_ipython
-            from IPython.display import display
-        except ImportError:
-            print(text)
-            return
-        if get_ipython() is None:
-            print(text)
-            return
-        data = {"text/plain": text, "text/html": _as_html(list(self), record["run"])}
-        display(data, raw=True, metadata={"nclib": record})
+        cards.show(cards.report_text(record), cards.report_html(record), {"nclib": record})
+
+
+def _scalar(v):
+    """A Python scalar from a 0-d tensor or NumPy value."""
+    return v.item() if hasattr(v, "item") else v
+
+
+def _bound(id: str, op: str, value) -> tuple[str, Any]:
+    if op == "between":
+        low, high = (float(_scalar(v)) for v in value)
+        if not low <= high:
+            raise ValueError(f"claim {id!r}: between=({low}, {high}) is empty")
+        value = [low, high]
+    else:
+        value = _scalar(value)
+    for v in value if op == "between" else [value]:
+        if isinstance(v, Real) and not math.isfinite(v):
+            raise ValueError(f"claim {id!r}: a bound must be finite, got {v}")
+        if not isinstance(v, Real) and not (op == "equals" and isinstance(v, str)):
+            raise ValueError(f"claim {id!r}: a bound must be a number, got {v!r}")
+    return op, value
+
+
+def _paper(paper) -> tuple[str | None, float | None]:
+    paper = _scalar(paper)
+    if paper is None:
+        return None, None
+    if isinstance(paper, Real) and not isinstance(paper, bool):
+        return str(paper), float(paper)
+    tex_to_html(str(paper))
+    return str(paper), None
+
+
+def _shown(values: list) -> list[float] | None:
+    """The values for the number line, where they are few and finite numbers."""
+    if len(values) > 64 or any(isinstance(v, str) or not math.isfinite(v) for v in values):
+        return None
+    return [float(v) for v in values]
 
 
 def _values(measured: Any, id: str) -> list:
@@ -251,19 +381,19 @@ def _margin(v, op: str, bound) -> float:
 
 
 def _tolerance(id, kind, op, bound, values, deciding, given) -> float:
+    margin = _margin(deciding, op, bound)
+    cap = abs(margin) / 2 if math.isfinite(margin) else 0.0
     if given is not None:
+        given = float(_scalar(given))
         if not given >= 0:
             raise ValueError(f"claim {id!r}: tolerance must be ≥ 0, got {given}")
-        return float(given)
+        return min(given, cap)
     if op == "equals" or all(isinstance(v, Integral) for v in values):
         return 0.0
-    finite = [float(v) for v in values if math.isfinite(v)]
-    if kind == "theory":
-        if op == "between":
-            return bound[1] - bound[0]
-        return abs(bound) if op == "below" else abs(deciding - bound)
-    if len(finite) >= 3:
-        return 3 * statistics.stdev(finite)
+    if kind == "theory" or not all(math.isfinite(v) for v in values):
+        return cap
+    if len(values) >= 3:
+        return min(3 * statistics.stdev(map(float, values)), cap)
     raise ValueError(f"claim {id!r}: fewer than three values, so give its tolerance")
 
 
@@ -281,72 +411,3 @@ def _plain(v):
     if isinstance(v, float) and not math.isfinite(v):
         return str(v)
     return v
-
-
-# --- presentation: every number that may vary between runs carries a leading ≈ ------------------
-
-_MARK = {REPRODUCED: "✓", NOT_REPRODUCED: "✗", NOT_RUN: "–"}
-_OPS = {"below": "≤", "above": "≥", "equals": "="}
-
-
-def _number(v) -> str:
-    if isinstance(v, bool) or not isinstance(v, Real):
-        return str(v)
-    return str(v) if isinstance(v, Integral) else f"{v:.3g}"
-
-
-def _measured_text(c: Claim) -> str:
-    if c.verdict == NOT_RUN:
-        return "–"
-    text = f"≈{_number(c.measured)}"
-    if c.spread:
-        text += f" in ≈{_number(c.spread[0])} to ≈{_number(c.spread[2])}"
-    return text
-
-
-def _bound_text(c: Claim) -> str:
-    if c.bound is None:
-        return "–"
-    op, value = c.bound["op"], c.bound["value"]
-    if op == "between":
-        return f"{_number(value[0])} to {_number(value[1])}"
-    return f"{_OPS[op]} {_number(value)}"
-
-
-def _summary(claims: list[Claim], run: dict) -> str:
-    done = sum(c.verdict == REPRODUCED for c in claims)
-    stamp = f"{run['preset']} preset, seed {run['seed']}, {run['device']}, {run['seconds']:.0f} s"
-    return f"{done} of {len(claims)} claims reproduced ≈[{stamp}]"
-
-
-def _as_text(claims: list[Claim], run: dict) -> str:
-    rows = [
-        f"{_MARK[c.verdict]} {c.verdict:<14}  {c.id:<28}  {c.kind:<8}  {c.scope:<14}  "
-        f"{_bound_text(c):<14}  {_measured_text(c)}"
-        for c in claims
-    ]
-    return "\n".join([_summary(claims, run), *rows])
-
-
-def _as_html(claims: list[Claim], run: dict) -> str:
-    head = "".join(
-        f"<th>{h}</th>"
-        for h in ("", "Claim", "Source", "Kind", "Scope", "Bound", "Measured", "Work's value")
-    )
-    rows = []
-    for c in claims:
-        note = f"<br><small>{html.escape(c.note)}</small>" if c.note else ""
-        cells = [
-            f'<td title="{c.verdict}">{_MARK[c.verdict]}&nbsp;{c.verdict}</td>',
-            f"<td><code>{c.id}</code><br>{html.escape(c.statement)}{note}</td>",
-            *(
-                f"<td>{html.escape(x)}</td>"
-                for x in (c.source, c.kind, c.scope, _bound_text(c), _measured_text(c),
-                          c.paper or "–")
-            ),
-        ]
-        rows.append("<tr>" + "".join(cells) + "</tr>")
-    return (
-        f'<div class="nclib-claims"><p>{html.escape(_summary(claims, run))}</p>'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
