@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from nclib import metrics, stats  # noqa: E402
+from nclib import collapse, stats  # noqa: E402
 
 PAGE = ROOT / "pages" / "benchmarks.md"
 FULL = {"N": 50_000, "d": 512, "classes": (10, 100), "rounds": 5, "loop": 1000,
@@ -192,11 +192,11 @@ def against_textbook(cfg: dict, C: int):
     features, labels, weight, bias = data
 
     def streaming(size):
-        return ours(metrics.measure_batches(batches(features, labels, size), weight, bias))
+        return ours(collapse.measure_batches(batches(features, labels, size), weight, bias))
 
     best, values = cpu_times(
         {
-            "memory": lambda: ours(metrics.measure(*data)),
+            "memory": lambda: ours(collapse.measure(*data)),
             "1024": lambda: streaming(1024),
             "128": lambda: streaming(128),
             "whole": lambda: covariance_whole(*data),
@@ -210,7 +210,7 @@ def against_textbook(cfg: dict, C: int):
     part = (features[:few], labels[:few], weight, bias)
     slow, values = cpu_times(
         {
-            "memory": lambda: ours(metrics.measure(*part)),
+            "memory": lambda: ours(collapse.measure(*part)),
             "loops": lambda: sample_loops(*part),
             "outer": lambda: outer_products(*part),
         },
@@ -235,7 +235,7 @@ def overlapping(cfg: dict, C: int) -> tuple[float, float, float]:
     apart = clusters(cfg["N"], cfg["d"], C)
     overlap = clusters(cfg["N"], cfg["d"], C, spread=1.5)
     best, values = cpu_times(
-        {"apart": lambda: metrics.measure(*apart), "overlap": lambda: metrics.measure(*overlap)},
+        {"apart": lambda: collapse.measure(*apart), "overlap": lambda: collapse.measure(*overlap)},
         cfg["rounds"],
     )
     return best["overlap"] / best["apart"], values["apart"].nc1, values["overlap"].nc1
@@ -247,7 +247,7 @@ def against_matmul(cfg: dict) -> float:
     features, labels, weight, _ = clusters(N, d, C)
     best, _ = cpu_times(
         {
-            "nc1": lambda: metrics.nc1(stats.ClassStats.from_features(features, labels, C)),
+            "nc1": lambda: collapse.nc1(stats.ClassStats.from_features(features, labels, C)),
             "matmul": lambda: features @ weight.T,
         },
         min(3, cfg["rounds"]),
@@ -264,7 +264,7 @@ def precision(cfg: dict):
             features, labels, *_ = clusters(N, d, C, spread, offset)
             true = covariance_nc1(features.double(), labels, C)
             found = (
-                metrics.nc1(stats.ClassStats.from_features(features, labels, C)),
+                collapse.nc1(stats.ClassStats.from_features(features, labels, C)),
                 covariance_nc1(features, labels, C),
                 one_pass_nc1(features, labels, C),
             )
@@ -291,7 +291,7 @@ def memory(cfg: dict, C: int):
     """Rows ``(name, elements of the largest intermediate tensor)``."""
     data = clusters(cfg["N"], cfg["d"], C)
     methods = {
-        "nclib, in memory": lambda: metrics.measure(*data),
+        "nclib, in memory": lambda: collapse.measure(*data),
         "covariance and pinv, whole arrays": lambda: covariance_whole(*data),
         "covariance and pinv, batches of 1024": lambda: covariance_batches(*data, 1024),
     }

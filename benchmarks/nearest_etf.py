@@ -22,7 +22,7 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[:2]]
 
 from metrics import PAGE, ROOT, Largest, command, cpu_times, table  # noqa: E402
 
-from nclib import geometry  # noqa: E402
+from nclib import polar  # noqa: E402
 
 TITLE = "## The nearest simplex ETF"
 CHAPTER = ROOT / "chapters" / "guiding-collapse.ipynb"
@@ -35,7 +35,7 @@ QUICK = {"sizes": [(16, 4), (32, 8)], "rounds": 1, "cold": 500_000, "dense": 3e6
 
 def chapter_functions() -> dict:
     """Names defined by the cells of the chapter that hold the functions in ``NEEDED``."""
-    names: dict = {"torch": torch, "geometry": geometry, "F64": F64}
+    names: dict = {"torch": torch, "geometry": polar, "F64": F64}
     for cell in nbformat.read(CHAPTER, as_version=4).cells:
         if cell.cell_type == "code" and any(f"def {name}(" in cell.source for name in NEEDED):
             exec(compile(cell.source, cell.id, "exec"), names)
@@ -54,7 +54,7 @@ def problem(d: int, K: int):
 def stiefel(Y, prox, method="svd"):
     K = Y.shape[1]
     Z = 2 / (K - 1) ** 0.5 * (Y - Y.mean(1, keepdim=True)) + DELTA * prox
-    return geometry.polar_factor(Z, method=method)
+    return polar.polar_factor(Z, method=method)
 
 
 def measure(d: int, K: int, cfg: dict, chapter: dict) -> dict[str, float]:
@@ -131,7 +131,7 @@ def render(cfg: dict) -> str:
 TEXT = """\
 {title}
 
-`nclib.geometry.nearest_simplex_etf` solves the inner problem of the chapter
+`nclib.polar.nearest_simplex_etf` solves the inner problem of the chapter
 [guiding-collapse](../chapters/guiding-collapse.ipynb) with one polar factor.
 `benchmarks/nearest_etf.py` compares it with Riemannian trust regions (at most 30 iterations, or a
 gradient of 1e-6; float64), from the solution for slightly different means (warm) and from an

@@ -117,6 +117,7 @@ def show(text: str, html: str, metadata: dict) -> None:
 # --- the number line ------------------------------------------------------------------------------
 
 WIDTH, PAD = 340, 8
+DOTS = 12  # of more values the record keeps the range and the median
 
 
 def _finite(values) -> list[float]:
@@ -152,7 +153,7 @@ def line_svg(claim: dict, seeds: Sequence[dict] | None = None) -> str:
     if bound is None or bound["op"] == "equals":
         return ""
     edges = _finite(bound["value"] if bound["op"] == "between" else [bound["value"]])
-    values = _finite(claim.get("values") or [claim["measured"]])
+    values = _finite(claim.get("values") or claim.get("spread") or [claim["measured"]])
     if not values or not edges:
         return ""
     paper = _finite([claim.get("paper_value")])

@@ -7,7 +7,8 @@ be any module that takes ``(N, feature_dim)``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -38,52 +39,52 @@ class Classifier(nn.Module):
 
 
 class MLP(Classifier):
-    """Fully connected layers with batch normalization and ReLU after each.
+    """Fully connected layers, each with batch normalization and ReLU.
 
     Args:
         inputs: number of input values; inputs are flattened.
         widths: width of every hidden layer; the last one is the feature dimension.
+        norm: without it, linear layers with bias take the place of normalized ones.
+        signed: no normalization and no ReLU after the last hidden layer, so that features can be
+            negative, as in an unconstrained-features model.
     """
 
     def __init__(
-        self, inputs: int, widths: Sequence[int], num_classes: int, head: nn.Module | None = None
+        self, inputs: int, widths: Sequence[int], num_classes: int, *, norm: bool = True,
+        signed: bool = False, head: nn.Module | None = None,
     ):
         if not widths:
             raise ValueError("an MLP needs at least one hidden layer")
-        layers: list[nn.Module] = [nn.Flatten()]
-        for a, b in zip([inputs, *widths], widths, strict=False):
-            layers += [nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()]
+        layers = [nn.Flatten(), *_connected(inputs, widths, norm, signed)]
         super().__init__(nn.Sequential(*layers), widths[-1], num_classes, head)
 
 
 class ConvNet(Classifier):
-    """3×3 convolutions that each halve the image, then fully connected layers.
-
-    Batch normalization and ReLU follow every layer; with ``signed`` the last one has neither, so
-    that features can be negative, as in an unconstrained-features model.
+    """3×3 convolutions that each halve the image, then fully connected layers, all with ReLU.
 
     Args:
         in_channels: channels of the images.
-        size: height and width of the (square) images.
+        size: height and width of the (square) images, or both.
         channels: channels of every convolution.
         widths: width of every fully connected layer; the last one is the feature dimension.
+        norm, signed: as for :class:`MLP`.
     """
 
     def __init__(
-        self, in_channels: int, size: int, channels: Sequence[int], widths: Sequence[int],
-        num_classes: int, *, signed: bool = False, head: nn.Module | None = None,
+        self, in_channels: int, size: int | tuple[int, int], channels: Sequence[int],
+        widths: Sequence[int], num_classes: int, *, norm: bool = True, signed: bool = False,
+        head: nn.Module | None = None,
     ):
         if not channels or not widths:
             raise ValueError("a ConvNet needs at least one convolution and one connected layer")
+        high, wide = (size, size) if isinstance(size, int) else size
         layers: list[nn.Module] = []
         for a, b in zip([in_channels, *channels], channels, strict=False):
-            layers += [_conv(a, b, 3, stride=2), nn.BatchNorm2d(b), nn.ReLU()]
-            size = (size + 1) // 2
+            layers.append(_conv(a, b, 3, stride=2, bias=not norm))
+            layers += [nn.BatchNorm2d(b), nn.ReLU()] if norm else [nn.ReLU()]
+            high, wide = (high + 1) // 2, (wide + 1) // 2
         layers.append(nn.Flatten())
-        for a, b in zip([size * size * channels[-1], *widths], widths, strict=False):
-            layers += [nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()]
-        if signed:
-            del layers[-2:]
+        layers += _connected(high * wide * channels[-1], widths, norm, signed)
         super().__init__(nn.Sequential(*layers), widths[-1], num_classes, head)
 
 
@@ -137,8 +138,46 @@ def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
 
 
-def _conv(a: int, b: int, size: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(a, b, size, stride=stride, padding=size // 2, bias=False)
+@contextlib.contextmanager
+def own_modes(model: nn.Module) -> Iterator[nn.Module]:
+    """Whatever happens inside, every submodule has its own mode again afterwards."""
+    was = {module: module.training for module in model.modules()}
+    try:
+        yield model
+    finally:
+        for module, training in was.items():
+            module.training = training
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode without gradients; afterwards every submodule has its own mode again."""
+    with own_modes(model), torch.no_grad():
+        yield model.eval()
+
+
+@contextlib.contextmanager
+def learning(model: nn.Module) -> Iterator[nn.Module]:
+    """Training mode; submodules in evaluation mode inside a model in training mode stay so.
+
+    Afterwards every submodule has its own mode again.
+    """
+    with own_modes(model):
+        yield model if model.training else model.train()
+
+
+def _conv(a: int, b: int, size: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
+    return nn.Conv2d(a, b, size, stride=stride, padding=size // 2, bias=bias)
+
+
+def _connected(inputs: int, widths: Sequence[int], norm: bool, signed: bool) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for a, b in zip([inputs, *widths], widths, strict=False):
+        layers.append(nn.Linear(a, b, bias=not norm))
+        layers += [nn.BatchNorm1d(b), nn.ReLU()] if norm else [nn.ReLU()]
+    if signed:
+        del layers[-2 if norm else -1 :]
+    return layers
 
 
 def _skip(a: int, b: int, stride: int) -> nn.Module:

@@ -94,10 +94,11 @@ def setup(seed: int = 0, preset: str = "auto") -> Run:
         preset: ``"cpu"`` (small, a minute on two cores), ``"gpu"`` (the paper's scale) or
             ``"auto"``: ``"gpu"`` where CUDA is available, otherwise ``"cpu"``.
 
-    TF32 is switched off and deterministic algorithms are asked for where torch has them. On the CPU
-    every operation runs on one thread: the chapters' tensors are too small to share, and results
-    do not depend on the number of cores. Independent trainings use the cores instead, through
-    :func:`nclib.training.parallel`.
+    TF32 and bfloat16 inside float32 products are switched off, whichever way they were switched on,
+    and deterministic algorithms are asked for where torch has them. On the CPU, also of a machine
+    with CUDA, every operation runs on one thread: the chapters' tensors are too small to share, and
+    results do not depend on the number of cores. Independent trainings use the cores instead,
+    through :func:`nclib.training.parallel`.
 
     Raises:
         ValueError: unknown preset or negative seed.
@@ -116,17 +117,27 @@ def setup(seed: int = 0, preset: str = "auto") -> Run:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    _full_float32()
     torch.backends.cudnn.benchmark = False
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - also seeds libraries that use the global state
     torch.manual_seed(seed)
     device = torch.device("cuda" if preset == "gpu" else "cpu")
-    if device.type == "cpu":
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     _current = Run(preset=preset, seed=seed, device=device)
     return _current
+
+
+def _full_float32() -> None:
+    """float32 products in float32, by the old settings and, where torch has them, the new ones."""
+    torch.set_float32_matmul_precision("highest")  # first: others leave its record behind
+    torch.backends.cudnn.allow_tf32 = False
+    if hasattr(torch.backends, "fp32_precision"):  # torch 2.9
+        torch.backends.fp32_precision = "ieee"
+        for backend, names in (("cuda", ["matmul"]), ("cudnn", ["conv", "rnn"]),
+                               ("mkldnn", ["matmul", "conv", "rnn"])):
+            for name in names:
+                getattr(getattr(torch.backends, backend), name).fp32_precision = "ieee"
 
 
 def current() -> Run:
@@ -138,6 +149,11 @@ def current() -> Run:
     if _current is None:
         raise RuntimeError("call nclib.setup(seed, preset) first")
     return _current
+
+
+def workers() -> int:
+    """How many trainings go side by side: one on a GPU, otherwise one for each core."""
+    return 1 if _current is not None and _current.device.type == "cuda" else THREADS
 
 
 def version() -> str:

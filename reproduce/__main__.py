@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from . import book, ledger, project, store
+from . import book, faults, ledger, project, seeds, store
 from .layout import BookError, Layout
 from .plan import select
 from .run import TIMEOUT, Options, Row, exit_code, run, table
@@ -38,9 +38,9 @@ def parser() -> argparse.ArgumentParser:
 
     def resources(sub) -> None:
         sub.add_argument("--jobs", type=positive, metavar="N",
-                         help="notebooks at a time (default: half the cores)")
+                         help="notebooks at a time (default: one a core)")
         sub.add_argument("--threads", type=positive, metavar="N",
-                         help="threads a notebook (default: cores divided by jobs)")
+                         help="threads a notebook (default: cores divided by jobs, so one)")
         sub.add_argument("--timeout", type=float, default=TIMEOUT, metavar="S",
                          help="seconds a notebook may take (default: %(default)g)")
         sub.add_argument("--force", action="store_true", help="run also what is up to date")
@@ -53,6 +53,16 @@ def parser() -> argparse.ArgumentParser:
                      help="an unstored variant; 0,1,2 or 0..9 makes one of each value")
     sub.add_argument("--scheduler", metavar="ADDRESS", help="send the jobs to this Dask scheduler")
     sub.add_argument("--download", action="store_true", help="let variants fetch data")
+
+    sub = command("seeds", "run seeds 0 to 9 of the cpu preset and keep values and verdicts of "
+                           "every claim in chapters/seeds")
+    sub.add_argument("targets", nargs="*", metavar="SLUG", help="default: all")
+    resources(sub)
+
+    sub = command("faults", "plant the faults of tests/faults one at a time and see which claims "
+                            "turn red")
+    sub.add_argument("targets", nargs="*", metavar="SLUG", help="default: all")
+    resources(sub)
 
     sub = command("check", "compare executed notebooks with the stored ones, and those with their "
                            "sources")
@@ -97,6 +107,9 @@ def act(args: argparse.Namespace) -> int:
     if args.command == "run":
         variants = select(layout, args.targets, args.parameters)
         return finish(run(layout, variants, options(args)))
+    if args.command in ("seeds", "faults"):
+        act_ = seeds.run if args.command == "seeds" else faults.run
+        return finish(act_(layout, args.targets, options(args)))
     if args.command == "check":
         return finish(store.check(layout, args.folder))
     if args.command == "store":
@@ -135,5 +148,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # also where a shell had set SIGINT aside
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     sys.exit(main())

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import ledger, records
+from . import changes, form, ledger, records
 from .layout import DEFAULT, BookError, Layout, dumps, read_notebook, read_yaml, write
 from .plan import select
 from .run import Options, Row, run, table
@@ -99,8 +99,7 @@ def claims_lines(layout: Layout) -> Iterator[str]:
         if record is None:
             continue
         run = record["run"]
-        done, total = records.score(record)
-        yield (f"\n{slug}: {done} of {total} claims reproduced "
+        yield (f"\n{slug}: {records.score_text(record)} "
                f"({run['preset']} preset, {run['device']}, {run['seconds']:.0f} s)")
         for c in record["claims"]:
             yield (f"  {ledger.measured_text(c):<34} {ledger.bound_text(c):<16} "
@@ -126,6 +125,12 @@ def build(layout: Layout, *, execute: bool, options: Options) -> list[Row]:
             fresh = read_notebook(layout.fresh(variant.slug, DEFAULT))
             write(staged.chapter(variant.slug), dumps(page(layout, variant, fresh)))
     ledger.update(staged)
+    ledger.write_ledger(layout, staged)
+    changes.write_pages(layout, staged)
+    for slug in staged.slugs:
+        nb = form.for_book(staged, slug, read_notebook(staged.chapter(slug)))
+        write(staged.chapter(slug), dumps(nb))
+    shutil.rmtree(staged.chapters / "variants", ignore_errors=True)
     index = html(layout, staged)
     for line in claims_lines(staged):
         print(line)

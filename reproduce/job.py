@@ -6,55 +6,61 @@ disk: the function travels by value, the notebook as text.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
 
+PREFIX = "reproduce-"
+OWNER = "owner"  # in a scratch folder: the runner's process, then papermill's
+GRACE = 2.0  # seconds that notebooks get to end by themselves
+
 _running: set[subprocess.Popen] = set()
-
-
-def library_hash() -> str | None:
-    """SHA-256 of nclib's sources and arrays as installed here; ``None`` where it is not."""
-    spec = importlib.util.find_spec("nclib")
-    if spec is None or spec.origin is None:
-        return None
-    folder = Path(spec.origin).parent
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".py", ".npz"):
-            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def unmet(needs: list[str], download: bool) -> str | None:
     """Why this machine cannot run a variant with these needs; ``None`` where it can."""
     for need in needs:
         kind, _, name = need.partition(":")
-        if kind == "gpu":
-            import torch
+        try:
+            reason = _unmet(kind, name, download)
+        except Exception as error:  # an unknown data set, a broken driver: a reason, no crash
+            reason = f"needs {name or kind}: {type(error).__name__}: {error}"
+        if reason:
+            return reason.splitlines()[0]
+    return None
 
-            if not torch.cuda.is_available():
-                return "needs a CUDA device"
-        elif kind == "network" and not download:
-            return "needs the network (--download allows it)"
-        elif kind == "data" and not download:
-            from nclib import data
 
-            try:
-                for split in data.SPLITS:
-                    data.load(name, split, download=False)
-            except data.DataError:
-                return f"needs the data set {name} (--download fetches it)"
+def _unmet(kind: str, name: str, download: bool) -> str | None:
+    if kind == "gpu":
+        import torch
+
+        return None if torch.cuda.is_available() else "needs a CUDA device"
+    if kind == "network":
+        return None if download else "needs the network (--download allows it)"
+    if kind != "data":
+        return f"needs {kind}, which is unknown here"
+    from nclib import data
+
+    if name in getattr(data, "REGRESSION", ()):
+        data.load_regression(name)
+        return None
+    if name not in data.SOURCES:
+        return f"needs the data set {name}, which nclib cannot load"
+    if not download:
+        try:
+            for split in data.SPLITS:
+                data.load(name, split, download=False)
+        except data.DataError:
+            return f"needs the data set {name} (--download fetches it)"
     return None
 
 
@@ -63,8 +69,8 @@ def execute(job: dict) -> dict:
 
     Args:
         job: ``notebook`` (text), ``parameters``, ``needs``, ``download``, ``threads`` (``None``:
-            leave as is), ``timeout`` in seconds, and ``stamp``: the metadata to leave in the
-            executed notebook under ``nclib``.
+            leave as is), ``timeout`` in seconds, ``stamp``: the metadata to leave in the executed
+            notebook under ``nclib``, and optionally ``env``: further environment variables.
 
     Returns:
         ``status`` (``"done"``, ``"failed"`` or ``"not run"``), ``notebook`` (text or ``None``),
@@ -73,13 +79,14 @@ def execute(job: dict) -> dict:
     reason = unmet(job["needs"], job["download"])
     if reason:
         return {"status": "not run", "notebook": None, "seconds": 0.0, "message": reason}
-    env = dict(os.environ)
+    env = dict(os.environ) | job.get("env", {})
     if job["threads"]:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             env[name] = str(job["threads"])
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
+    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
+        (folder / OWNER).write_text(str(os.getpid()), encoding="utf-8")
         source, target = folder / "in.ipynb", folder / "out.ipynb"
         source.write_text(job["notebook"], encoding="utf-8")
         # Not JSON: YAML would read its 1e-05 as text.
@@ -117,28 +124,87 @@ def _run(command: list[str], env: dict, log, timeout: float) -> int | None:
     try:
         return process.wait(timeout)
     except subprocess.TimeoutExpired:
-        stop(process)
+        stop(process, grace=10.0)  # papermill keeps what it has
         return None
     finally:
         _running.discard(process)
 
 
-def stop(process: subprocess.Popen, grace: float = 10.0) -> None:
-    """End papermill; it takes its kernel along. What does not heed is killed."""
-    if process.poll() is not None:
-        return
-    process.send_signal(signal.SIGINT)
+def _tree(pid: int) -> list:
+    """A process and all below it, kernels included: they have process groups of their own."""
     try:
-        process.wait(grace)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        import psutil
+    except ImportError:
+        return []
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    return []
+
+
+def stop(*processes: subprocess.Popen, grace: float = GRACE) -> None:
+    """End papermill and its kernels, all at once. What does not heed is killed."""
+    running = [p for p in processes if p.poll() is None]
+    below = [q for p in running for q in _tree(p.pid)]
+    for process in running:
+        with suppress(OSError):
+            process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + grace
+    while any(p.poll() is None for p in running) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for process in running:
+        if process.poll() is None:
+            with suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+    for process in below:
+        with suppress(Exception):  # gone already
+            process.kill()
+    for process in running:
         process.wait()
 
 
 def stop_all() -> None:
     """End every notebook that this process runs."""
-    for process in list(_running):
-        stop(process)
+    stop(*list(_running))
+
+
+def sweep() -> list[Path]:
+    """Remove what killed runners left: their scratch folders, and kernels still at work in them."""
+    removed = []
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            owner = int((folder / OWNER).read_text(encoding="utf-8"))
+            if _alive(owner):
+                continue
+        except (OSError, ValueError):
+            continue
+        _end_inside(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        removed.append(folder)
+    return removed
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _end_inside(folder: Path) -> None:
+    """End what works in a folder: papermill by its arguments, kernels by where they are."""
+    try:
+        import psutil
+    except ImportError:
+        return
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            here = process.cwd()
+            if Path(here).is_relative_to(folder) or str(folder) in " ".join(process.cmdline()):
+                process.kill()
 
 
 def _reports(notebook: dict):
@@ -160,7 +226,6 @@ def _stamp(notebook: dict, stamp: dict) -> None:
     for cell in notebook["cells"]:
         if "injected-parameters" in cell["metadata"].get("tags", []):
             cell["id"] = "injected-parameters"
-    hashes = {"cells": stamp["cells"], "library": library_hash()}
     notebook["metadata"]["nclib"] = {
-        "variant": stamp["variant"], "parameters": stamp["parameters"], "hash": hashes,
+        "variant": stamp["variant"], "parameters": stamp["parameters"], "hash": stamp["hash"],
     }

@@ -13,7 +13,9 @@ import yaml
 from nbformat import NotebookNode
 
 DEFAULT = "default"
-WORK_KEYS = {"slug", "part", "title", "authors", "venue", "arxiv", "openreview"}
+WORK_KEYS = {
+    "slug", "part", "title", "authors", "venue", "arxiv", "openreview", "assertions",
+}
 
 
 class BookError(Exception):
@@ -87,9 +89,32 @@ class Layout:
             return self.chapter(slug)
         return self.chapters / "variants" / slug / f"{variant}.ipynb"
 
+    def seeds(self, slug: str) -> Path:
+        """Values and verdicts of a chapter's claims over the seeds."""
+        return self.chapters / "seeds" / f"{slug}.json"
+
+    def faults(self, slug: str) -> Path:
+        """The faults that a chapter's claims must see."""
+        return self.root / "tests" / "faults" / f"{slug}.yml"
+
     def fresh(self, slug: str, variant: str) -> Path:
         """Where ``run`` puts an executed notebook."""
         return self.runs / slug / f"{variant}.ipynb"
+
+
+class _Strict(yaml.SafeLoader):
+    """YAML in which a key stands once: plain YAML would silently keep the last."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"duplicate key {name!r}", key.start_mark
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path):
@@ -99,7 +124,7 @@ def read_yaml(path: Path):
         BookError: missing file or broken YAML.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
     except FileNotFoundError:
         raise BookError(f"{path} is missing") from None
     except yaml.YAMLError as error:

@@ -1,33 +1,45 @@
-"""Everything written from stored notebooks: ledger, status tables, badges, cover picture."""
+"""Everything written from stored notebooks: ledger, status tables, first screens, cover picture."""
 
 from __future__ import annotations
 
 import base64
+import csv
+import html
+import io
+import json
 import re
-from numbers import Integral, Real
 from pathlib import Path
 
-from . import records
-from .layout import DEFAULT, BookError, Layout, dumps, read_notebook, read_yaml, tags, write
+from nclib import cards
+from nclib._tex import tex_to_html, tex_to_text
+from nclib.claims import SCOPES
+
+from . import form, records, seeds
+from .layout import BookError, Layout, dumps, read_notebook, read_yaml, tags, write
 from .plan import Variant, declared
-from .store import BADGES
 
 COVER = "geometric-analysis"
 STATUS = re.compile(r"(<!-- generated:status -->\n).*?(<!-- /generated:status -->)", re.DOTALL)
-MARK = {"reproduced": "✓", "not reproduced": "✗", "not run": "–"}
-OPS = {"below": "≤", "above": "≥", "equals": "="}
+MARK = cards.MARK
+NONE = {"verdict": "not tested"}
 
 INTRO = """# Ledger
 
-Every claim of every chapter, as measured in each stored run. The page is made from the executed
-notebooks by `python -m reproduce ledger`; nothing on it is written by hand.
+Every claim of every chapter, as measured in each stored run, made from the executed notebooks.
+*Statements of the works*, *controls* and *findings of this book* are counted apart.
 
-✓ reproduced · ✗ not reproduced · – not run. *Measured* is the value nearest to failing; where it
-rests on several seeds, the range follows in brackets. The kinds are *theory* (checked in float64),
-*dynamics* (over several seeds), *data* (a network on real data), *control* (the same measurement
-where it must fail), *erratum* (a printed statement that is false) and *beyond* (not in the work).
-The scope is *exact* (the work's own setting), *stand-in* (another data set or size) or
-*reconstruction* (the work's text was not available).
+"""
+KEYS = """
+The kinds are *theory* (checked in float64), *dynamics* (over several seeds), *data* (a network on
+real data), *control* (the same measurement where it must fail), *erratum* (a printed statement that
+is false) and *beyond* (not in the work). The scope is *exact* (the work's own setting), *stand-in*
+(another data set or size) or *reconstruction* (the work's text was not available).
+
+Download: <a href="../_static/ledger.json" download>ledger.json</a> ·
+<a href="../_static/ledger.csv" download>ledger.csv</a>. `ledger.json` holds `works` (slug, title,
+assertions with verdict and claims) and `claims` (the fields of a claim's record, with `slug`,
+`runs`: variant → verdict and value, and `seeds`: values and verdicts of seeds 0 to 9). `ledger.csv`
+has one line a claim and run.
 """
 
 
@@ -50,7 +62,7 @@ def stored_records(layout: Layout, slug: str) -> list[tuple[Variant, dict | None
     return [(v, records.of_file(layout.stored(slug, v.name))) for v in variants]
 
 
-# --- tables ---------------------------------------------------------------------------------------
+# --- texts ----------------------------------------------------------------------------------------
 
 
 def escape(text) -> str:
@@ -63,29 +75,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def number(value) -> str:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return str(value)
-    return str(value) if isinstance(value, Integral) else f"{value:.3g}"
-
-
-def bound_text(claim: dict) -> str:
-    bound = claim["bound"]
-    if bound is None:
-        return "–"
-    if bound["op"] == "between":
-        return "{} to {}".format(*map(number, bound["value"]))
-    return f"{OPS[bound['op']]} {number(bound['value'])}"
-
-
 def measured_text(claim: dict) -> str:
-    mark = MARK[claim["verdict"]]
-    if claim["measured"] is None:
-        return mark
-    text = f"{mark} {number(claim['measured'])}"
-    if claim.get("spread"):
-        text += f" ({number(claim['spread'][0])} to {number(claim['spread'][2])})"
-    return text
+    """Mark and value, for the terminal."""
+    return f"{MARK[claim['verdict']]} {cards.measured_text(claim)}"
+
+
+bound_text = cards.bound_text
 
 
 def why_not(variant: Variant) -> str:
@@ -93,73 +88,6 @@ def why_not(variant: Variant) -> str:
     words = {"gpu": "a CUDA device", "network": "the network"}
     needs = [words.get(n, f"the data set {n.removeprefix('data:')}") for n in variant.needs]
     return "not run" + (f": needs {' and '.join(needs)}" if needs else "")
-
-
-def claims_table(stored: list[tuple[Variant, dict | None]]) -> str:
-    """One row a claim, one column a variant."""
-    first: dict[str, dict] = {}
-    by_variant = []
-    for variant, record in stored:
-        claims = {c["id"]: c for c in record["claims"]} if record else {}
-        by_variant.append((variant, claims))
-        for id, claim in claims.items():
-            first.setdefault(id, claim)
-            if first[id]["bound"] is None:
-                first[id] = claim
-    head = ["Claim", "Bound", "Work's value"]
-    head += [f"`{v.name}`" for v, _ in by_variant]
-    rows = []
-    for id, claim in first.items():
-        control = f" Control of `{claim['controls']}`." if claim.get("controls") else ""
-        about = " · ".join(escape(claim[key]) for key in ("source", "kind", "scope"))
-        row = [f"`{id}` {escape(claim['statement'])}{control} *{about}*"]
-        row += [escape(bound_text(claim)), escape(claim["paper"] or "–")]
-        for _, claims in by_variant:
-            row.append(escape(measured_text(claims[id])) if id in claims else "not run")
-        rows.append(row)
-    return table(head, rows)
-
-
-def runs_table(stored: list[tuple[Variant, dict | None]]) -> str:
-    """One row a variant: what it ran with, or why it did not."""
-    head = ["Run", "Parameters", "Claims reproduced", "Preset", "Device", "Seconds", "Versions",
-            "Commit"]
-    rows = []
-    for variant, record in stored:
-        values = ", ".join(f"`{n} = {v!r}`" for n, v in variant.parameters.items()) or "–"
-        name = f"`{variant.name}`"
-        if record is None:
-            rows.append([name, values, why_not(variant), *["–"] * 5])
-            continue
-        run = record["run"]
-        if variant.name != DEFAULT:
-            name = f"[{name}](../chapters/variants/{variant.slug}/{variant.name}.ipynb)"
-        versions = ", ".join(f"{n} {v}" for n, v in run["versions"].items())
-        threads = f", {run['threads']} threads" if run.get("threads") else ""
-        rows.append([
-            name, values, "{} of {}".format(*records.score(record)), escape(run["preset"]),
-            escape(run["device"] + threads), number(round(run["seconds"])), escape(versions),
-            f"`{(run['commit'] or 'none')[:7]}`",
-        ])
-    return table(head, rows)
-
-
-def ledger_page(layout: Layout) -> str:
-    parts = [INTRO]
-    for work in layout.works:
-        slug = work["slug"]
-        if slug not in layout.slugs:
-            continue
-        stored = stored_records(layout, slug)
-        parts.append(f"## [{escape(work['title'])}](../chapters/{slug}.ipynb)\n")
-        parts.append(f"{citation(work)}\n")
-        parts.append(claims_table(stored) + "\n")
-        parts.append(runs_table(stored) + "\n")
-    planned = [w for w in layout.works if w["slug"] not in layout.slugs]
-    if planned:
-        lines = [f"- {escape(w['title'])}: {citation(w)}" for w in planned]
-        parts.append("## Planned\n\n" + "\n".join(lines) + "\n")
-    return "\n".join(parts)
 
 
 def citation(work: dict) -> str:
@@ -172,47 +100,216 @@ def citation(work: dict) -> str:
     return ", ".join(parts)
 
 
+# --- the ledger -----------------------------------------------------------------------------------
+
+
+def assertions(layout: Layout, slug: str) -> list[dict]:
+    """The assertions of a work's abstract with their verdicts; without a chapter: not tested."""
+    record = records.of_file(layout.chapter(slug)) if slug in layout.slugs else None
+    if record and record["abstract"]:
+        return record["abstract"]
+    work = next(w for w in layout.works if w["slug"] == slug)
+    return [
+        {"id": key, "text": text, "claims": [], "reason": None, "scope": None, **NONE}
+        for key, text in work.get("assertions", {}).items()
+    ]
+
+
+def content(layout: Layout) -> dict:
+    """All that the ledger shows, ready for JSON."""
+    works, claims = [], []
+    for work in layout.works:
+        slug = work["slug"]
+        works.append({"slug": slug, "part": work["part"], "title": work["title"],
+                      "chapter": slug in layout.slugs, "assertions": assertions(layout, slug)})
+        if slug not in layout.slugs:
+            continue
+        stored = stored_records(layout, slug)
+        found = seeds.load(layout, slug)
+        first: dict[str, dict] = {}
+        for variant, record in stored:
+            for claim in record["claims"] if record else ():
+                entry = first.setdefault(claim["id"], {"slug": slug, **claim, "runs": {}})
+                entry["runs"][variant.name] = {
+                    "verdict": claim["verdict"], "measured": claim["measured"],
+                }
+        for id, entry in first.items():
+            entry["seeds"] = seeds.of_claim(found, id)
+        claims += first.values()
+    return {"schema": 1, "works": works, "claims": claims}
+
+
+def _squares(entry: dict) -> str:
+    """One mark a run, then one a seed."""
+    parts = []
+    for name, run in entry["runs"].items():
+        parts.append((name, run["verdict"]))
+    for seed in entry["seeds"] or ():
+        if seed["verdict"]:
+            parts.append((f"seed {seed['seed']}", seed["verdict"]))
+    return "".join(
+        f'<b class="nclib-run" data-verdict="{verdict}" title="{html.escape(name)}: {verdict}">'
+        f"{MARK[verdict]}</b>" for name, verdict in parts
+    )
+
+
+def _row(entry: dict) -> str:
+    verdict, id = entry["verdict"], f"{entry['slug']}--{entry['id']}"
+    flips = len({r["verdict"] for r in entry["runs"].values()}) > 1
+    who = "control" if entry["kind"] == "control" else entry["says"]
+    link = f"../chapters/{entry['slug']}.html#claim-{entry['id']}"
+    return (
+        f'<tr id="{id}" data-verdict="{verdict}" data-work="{entry["slug"]}" data-says="{who}" '
+        f'data-kind="{entry["kind"]}" data-scope="{entry["scope"] or "none"}" '
+        f'data-flips="{int(flips)}"><td class="nclib-what"><b data-verdict="{verdict}" '
+        f'title="{verdict}">{MARK[verdict]}</b> {tex_to_html(entry["statement"])} '
+        f'<a href="{link}"><code>{entry["id"]}</code></a> '
+        f'<a class="nclib-permalink" href="#{id}" aria-label="link to this row">#</a><br>'
+        f"<small>{tex_to_html(cards.about(entry))}</small></td>"
+        f'<td class="nclib-value">{html.escape(cards.measured_text(entry))}<br>'
+        f"<small>{html.escape(cards.bound_text(entry))}</small></td>"
+        f'<td class="nclib-runs">{_squares(entry)}</td></tr>'
+    )
+
+
+def _glance(data: dict) -> str:
+    """Works × assertions."""
+    rows = []
+    for work in data["works"]:
+        dots = "".join(
+            f'<b class="nclib-run" data-verdict="{a["verdict"]}" title="{html.escape(a["text"])} '
+            f'({a["verdict"]})">{MARK[a["verdict"]]}</b>' for a in work["assertions"]
+        )
+        title = html.escape(work["title"])
+        if work["chapter"]:
+            title = f'<a href="#{work["slug"]}">{title}</a>'
+        note = "" if work["chapter"] else " <small>no chapter yet</small>"
+        rows.append(f"<tr><td>{title}{note}</td><td>{dots}</td></tr>")
+    return (
+        '<table class="nclib-glance"><thead><tr><th>Work</th><th>What its abstract asserts</th>'
+        f"</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _filters(data: dict) -> str:
+    def buttons(key: str, values) -> str:
+        return "".join(
+            f'<button type="button" data-key="{key}" data-value="{value}" '
+            f'aria-pressed="false">{html.escape(text)}</button>' for value, text in values
+        )
+
+    kinds = sorted({c["kind"] for c in data["claims"]} - {"control"})
+    options = "".join(
+        f'<option value="{w["slug"]}">{html.escape(w["slug"])}</option>'
+        for w in data["works"] if w["chapter"]
+    )
+    return (
+        '<div class="nclib-filters" hidden>'
+        + buttons("verdict", [("not reproduced", "not reproduced"), ("not run", "not run")])
+        + buttons("flips", [("1", "changes in a variant")])
+        + buttons("says", [("work", "the work says"), ("control", "controls"), ("book", "ours")])
+        + buttons("kind", [(k, k) for k in kinds])
+        + buttons("scope", [(s, s) for s in SCOPES])
+        + f'<select data-key="work" aria-label="work"><option value="">all works</option>{options}'
+        '</select><input type="search" placeholder="search claims" aria-label="search claims">'
+        '<output class="nclib-count"></output></div>'
+    )
+
+
+def ledger_page(layout: Layout) -> str:
+    """The page: at a glance, filters, and one table a work that needs no script."""
+    data = content(layout)
+    blocks = [_glance(data), _filters(data)]
+    for work in data["works"]:
+        entries = [c for c in data["claims"] if c["slug"] == work["slug"]]
+        if not entries:
+            continue
+        runs = list(dict.fromkeys(name for c in entries for name in c["runs"]))
+        record = {"claims": entries}
+        missing = [v for v, r in stored_records(layout, work["slug"]) if r is None]
+        absent = "".join(f" · {html.escape(v.name)}: {why_not(v)}" for v in missing)
+        blocks.append(
+            f'<section id="{work["slug"]}" class="nclib-work"><h2><a '
+            f'href="../chapters/{work["slug"]}.html">{html.escape(work["title"])}</a></h2>'
+            f"<p>{html.escape(cards.score_text(record))}<br><small>Runs, in the order of the "
+            f"marks: {', '.join(runs)}; then the seeds, where they were run{absent}</small></p>"
+            f'<table class="nclib-rows"><tbody>{"".join(map(_row, entries))}</tbody></table>'
+            "</section>"
+        )
+    script = '<script src="../_static/ledger.js" defer></script>'
+    body = "".join(blocks)
+    return f'{INTRO}<div class="nclib-ledger">{body}</div>\n{script}\n{KEYS}'
+
+
+def ledger_csv(data: dict) -> str:
+    """One line a claim and run."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["slug", "id", "statement", "says", "source", "kind", "scope", "bound", "run",
+                     "verdict", "measured"])
+    for c in data["claims"]:
+        runs = list(c["runs"].items())
+        runs += [(f"seed-{s['seed']}", {"verdict": s["verdict"], "measured": s["value"]})
+                 for s in c["seeds"] or ()]
+        for name, run in runs:
+            writer.writerow([c["slug"], c["id"], tex_to_text(c["statement"]), c["says"],
+                             c["source"] or "", c["kind"], c["scope"] or "", cards.bound_text(c),
+                             name, run["verdict"], run["measured"]])
+    return out.getvalue()
+
+
+# --- status and first screens ---------------------------------------------------------------------
+
+
 def status_table(layout: Layout) -> str:
+    """One row a work: its assertions at a glance, its statements by the default run."""
     rows = []
     for work in layout.works:
         slug, title = work["slug"], escape(work["title"])
         record = records.of_file(layout.chapter(slug))
         if record is None:
-            rows.append([work["part"], title, "planned", "–"])
+            rows.append([work["part"], title, "no stored run", "–"])
             continue
+        dots = "".join(MARK[a["verdict"]] for a in record["abstract"])
         cpu = records.of_preset(layout, slug, "cpu")
+        s = cards.score(record)["work"]
         rows.append([
             work["part"], f"[{title}](chapters/{slug}.ipynb)",
-            "{} of {} claims reproduced".format(*records.score(record)),
+            f"{dots} {s['reproduced']} of {s['total']} of the work's statements reproduced".strip(),
             f"{cpu['run']['seconds']:.0f} s" if cpu else "not run",
         ])
-    return table(["Part", "Work", "Status", "Run time, CPU"], rows)
+    head = ["Part", "Work", "Assertions of the abstract (✓ ◐ ✗ –), statements", "Run time, CPU"]
+    return table(head, rows)
 
 
 def badges(layout: Layout, slug: str) -> str:
     """The line below a chapter's title."""
     cpu, gpu = (records.of_preset(layout, slug, preset) for preset in ("cpu", "gpu"))
-    record = records.of_file(layout.chapter(slug))
     repository = url_of(layout).removeprefix("https://github.com/")
     parts = [
         f"[Open in Colab](https://colab.research.google.com/github/{repository}"
         f"/blob/main/chapters/{slug}.ipynb)"
     ]
     if cpu:
-        cores = {1: "one CPU core", 2: "two CPU cores"}
-        threads = cpu["run"].get("threads", 2)
-        parts.append(
-            f"{cpu['run']['seconds']:.0f} s on {cores.get(threads, f'{threads} CPU cores')}"
-        )
+        parts.append(f"{cpu['run']['seconds']:.0f} s on one CPU core")
     else:
         parts.append("CPU: not run")
     parts.append(
         f"{gpu['run']['seconds']:.0f} s on {escape(gpu['run']['device'])}" if gpu
         else "GPU: not run"
     )
-    if record:
-        parts.append("{} of {} claims reproduced".format(*records.score(record)))
-    return " · ".join(parts)
+    near = form.nearest_line(layout, slug)
+    return " · ".join([*parts, near] if near else parts)
+
+
+def first_screen(layout: Layout, slug: str) -> dict[str, str]:
+    """The generated cells of a chapter, by tag."""
+    texts = {"badges": badges(layout, slug)}
+    record = records.of_file(layout.chapter(slug))
+    if record is not None and record["abstract"]:
+        texts["abstract"] = form.abstract_lines(record)
+        texts["cite"] = form.cite_lines(layout, slug, record, url_of(layout))
+    return texts
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -239,7 +336,11 @@ def generated(layout: Layout) -> dict[Path, str | bytes]:
     Raises:
         BookError: a page without the status markers, or no cover picture.
     """
-    files: dict[Path, str | bytes] = {layout.root / "pages" / "ledger.md": ledger_page(layout)}
+    files: dict[Path, str | bytes] = {}
+    for slug in layout.slugs:
+        nb = read_notebook(layout.chapter(slug))
+        if form.fill(layout, slug, nb, first_screen(layout, slug)):
+            files[layout.chapter(slug)] = dumps(nb)
     status = f"\n{status_table(layout)}\n\n"
     for name in ("intro.md", "README.md"):
         path = layout.root / name
@@ -251,14 +352,6 @@ def generated(layout: Layout) -> dict[Path, str | bytes]:
         if count != 1:
             raise BookError(f"{path}: expected the markers <!-- generated:status --> once")
         files[path] = text
-    for slug in layout.slugs:
-        nb = read_notebook(layout.chapter(slug))
-        cells = [c for c in nb.cells if BADGES in tags(c) and c.cell_type == "markdown"]
-        line = badges(layout, slug)
-        if any(c.source != line for c in cells):
-            for cell in cells:
-                cell.source = line
-            files[layout.chapter(slug)] = dumps(nb)
     if records.of_file(layout.chapter(COVER)):
         files[layout.root / "pages" / "_static" / "cover.png"] = cover(layout)
     return files
@@ -267,10 +360,20 @@ def generated(layout: Layout) -> dict[Path, str | bytes]:
 def update(layout: Layout, *, check: bool = False) -> list[Path]:
     """Write what differs from disk; with ``check`` only say what does."""
     changed = []
-    for path, content in generated(layout).items():
-        data = content.encode("utf-8") if isinstance(content, str) else content
+    for path, text in generated(layout).items():
+        data = text.encode("utf-8") if isinstance(text, str) else text
         if not path.exists() or path.read_bytes() != data:
             changed.append(path)
             if not check:
                 write(path, data)
     return changed
+
+
+def write_ledger(layout: Layout, staged: Layout) -> None:
+    """The ledger's page and its two files, into the stage."""
+    data = content(staged)
+    write(staged.root / "pages" / "ledger.md", ledger_page(staged))
+    folder = staged.root / "pages" / "_static"
+    write(folder / "ledger.json", json.dumps(data, ensure_ascii=False, indent=1))
+    write(folder / "ledger.csv", ledger_csv(data))
+

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +13,13 @@ import papermill
 import yaml
 from nbformat import NotebookNode
 
+from .hashes import INJECTED as INJECTED
+from .hashes import INSTALL as INSTALL
+from .hashes import cells_hash as cells_hash
+from .hashes import code_of as code_of
 from .layout import DEFAULT, BookError, Layout, read_notebook, read_yaml, tags
 
-INJECTED = "injected-parameters"
-INSTALL = "nbval-skip"  # the install cell: a no-op here, and it holds the repository's URL
-VARIANT_KEYS = {"parameters", "needs", "title", "about"}
+VARIANT_KEYS = {"parameters", "needs", "title", "about", "nearest"}
 NEED = re.compile(r"gpu|network|data:[a-z0-9-]+")
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
@@ -34,6 +36,7 @@ class Variant:
     needs: tuple[str, ...] = ()
     title: str = ""
     about: str = ""
+    nearest: bool = False
     declared: bool = True
 
     @property
@@ -59,7 +62,23 @@ def declared(layout: Layout) -> dict[str, dict[str, Variant]]:
         if not isinstance(variants, dict):
             raise BookError(f"{path}: {slug}: expected a mapping of variants")
         result[slug] = {name: _variant(path, slug, name, v) for name, v in variants.items()}
+        nearest = [v.name for v in result[slug].values() if v.nearest]
+        if len(nearest) > 1:
+            raise BookError(f"{path}: {slug}: nearest stands at {' and '.join(nearest)}; one can")
     return result
+
+
+def nearest(layout: Layout, slug: str) -> Variant | None:
+    """The declared run that is nearest to the work's own setting."""
+    found = declared(layout).get(slug, {}).values()
+    return next((v for v in found if v.nearest), None)
+
+
+def data_names() -> set[str]:
+    """Data sets that nclib can load, by name."""
+    from nclib import data
+
+    return {*data.SOURCES, *getattr(data, "REGRESSION", ())}
 
 
 def _variant(path, slug: str, name: str, entry: Any) -> Variant:
@@ -76,10 +95,20 @@ def _variant(path, slug: str, name: str, entry: Any) -> Variant:
     needs = entry.get("needs", [])
     if not isinstance(needs, list) or not all(NEED.fullmatch(str(n)) for n in needs):
         raise BookError(f"{where}: needs is a list of gpu, network or data:NAME, got {needs!r}")
+    unknown = {str(n)[5:] for n in needs if str(n).startswith("data:")}
+    if unknown and (unknown := unknown - data_names()):
+        raise BookError(
+            f"{where}: nclib cannot load {', '.join(sorted(unknown))}; "
+            f"data sets: {', '.join(sorted(data_names()))}"
+        )
+    if not isinstance(entry.get("nearest", False), bool):
+        raise BookError(f"{where}: nearest is true or absent")
     texts = {key: entry.get(key, "") for key in ("title", "about")}
     if not all(isinstance(t, str) for t in texts.values()) or not texts["title"].strip():
         raise BookError(f"{where}: title and about are text, and the title is not empty")
-    return Variant(slug, name, entry["parameters"], tuple(needs), **texts)
+    return Variant(
+        slug, name, entry["parameters"], tuple(needs), nearest=entry.get("nearest", False), **texts
+    )
 
 
 def types_of(nb: NotebookNode) -> dict[str, str]:
@@ -125,6 +154,8 @@ def check_parameters(label: str, types: dict[str, str], parameters: dict[str, An
         BookError: naming the variant, the parameter and what was expected.
     """
     for name, value in parameters.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BookError(f"{label}: parameter {name!r} must be finite, got {value!r}")
         if name not in types:
             raise BookError(
                 f"{label}: unknown parameter {name!r}; the chapter has "
@@ -173,18 +204,29 @@ def _sweep(variant: Variant, types: dict[str, str], given: list[str]) -> list[Va
         if name not in types:
             check_parameters(variant.slug, types, {name: None})
         try:
-            axes[name] = parse_values(text, types[name])
+            values = parse_values(text, types[name])
         except (ValueError, KeyError, yaml.YAMLError):
             raise BookError(f"-p {item}: {name!r} must be {types[name]}") from None
+        known = axes.setdefault(name, [])
+        known += [v for i, v in enumerate(values) if v not in known and v not in values[:i]]
     result = []
     for values in itertools.product(*axes.values()):
         extra = dict(zip(axes, values, strict=True))
-        name = ",".join(f"{n}={v}" for n, v in extra.items())
-        name = re.sub(r"[^\w.,=+-]+", "_", name if variant.name == DEFAULT
-                      else f"{variant.name}+{name}")
+        label = ",".join(f"{n}={v}" for n, v in extra.items())
+        label = label if variant.name == DEFAULT else f"{variant.name}+{label}"
         parameters = {**variant.parameters, **extra}
-        result.append(Variant(variant.slug, name, parameters, variant.needs, name, declared=False))
+        result.append(Variant(variant.slug, _file_name(label), parameters, variant.needs, label,
+                              declared=False))
     return result
+
+
+def _file_name(label: str) -> str:
+    """A label as a file name; what a file name cannot hold is told apart by a short hash."""
+    name = re.sub(r"[^\w.,=+-]+", "_", label)
+    if name == label and len(name.encode()) <= 120:
+        return name
+    digest = hashlib.sha256(label.encode("utf-8")).hexdigest()[:8]
+    return f"{name.encode()[:110].decode(errors='ignore')}-{digest}"
 
 
 def select(
@@ -220,18 +262,3 @@ def select(
             check_parameters(variant.label, types, variant.parameters)
         chosen += [v for v in found if v not in chosen]
     return chosen
-
-
-def code_of(nb: NotebookNode) -> list[NotebookNode]:
-    """The chapter's own code cells: without the one that papermill injects."""
-    return [c for c in nb.cells if c.cell_type == "code" and INJECTED not in tags(c)]
-
-
-def cells_hash(nb: NotebookNode, parameters: dict[str, Any]) -> str:
-    """SHA-256 of what decides a run: sources and tags of the code cells, and the parameters.
-
-    The install cell is left out: it does nothing here, and changes with the repository's URL.
-    """
-    cells = [[c.source, sorted(tags(c))] for c in code_of(nb) if INSTALL not in tags(c)]
-    text = json.dumps([cells, parameters], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -12,13 +12,36 @@ from nbformat import NotebookNode
 from .layout import DEFAULT, BookError, Layout, read_notebook
 
 KEY = "nclib"  # in the metadata of the report's output, and of an executed notebook
-DECIDING = ("verdict", "kind", "scope", "bound")
+SCHEMA = 2
+DECIDING = ("verdict", "says", "kind", "scope", "bound")
+
+# TRANSITION: chapters whose stored record has schema 1 keep the rules of the old form. When every
+# chapter has been converted set this to False, then delete what reads it (grep OLD_FORM).
+OLD_FORM = True
+
+
+def is_old(record: dict | None) -> bool:
+    """Was this record made in the old form (TRANSITION)?"""
+    return OLD_FORM and record is not None and record.get("schema", 1) < SCHEMA
 
 
 def of_outputs(outputs: Iterable) -> list[dict]:
     """Records in the metadata of these outputs; normally none or one."""
     metadata = (output.get("metadata", {}) for output in outputs)
-    return [m[KEY] for m in metadata if isinstance(m.get(KEY), dict) and "claims" in m[KEY]]
+    found = [m[KEY] for m in metadata if isinstance(m.get(KEY), dict) and "claims" in m[KEY]]
+    return [_lift(r) if is_old(r) else r for r in found]
+
+
+def _lift(record: dict) -> dict:
+    """A record of the old form in the shape of the new one (TRANSITION)."""
+    claims = []
+    for c in record["claims"]:
+        ours = c["kind"] in ("erratum", "beyond") or "this chapter" in c["source"]
+        extra = {
+            "says": "book" if ours else "work", "values": None, "paper_value": None, "rival": None,
+        }
+        claims.append(extra | c)
+    return {"abstract": [], **record, "claims": claims, "schema": 1}
 
 
 def of_notebook(nb: NotebookNode) -> dict | None:
@@ -74,6 +97,8 @@ def compare(stored: dict, fresh: dict, *, verdicts_only: bool = False) -> list[s
     bound, and a value further from the stored one than the stored claim's own tolerance. With
     ``verdicts_only``, changed verdicts and missing or new claims alone.
     """
+    if is_old(stored) != is_old(fresh):
+        verdicts_only = True
     old = {c["id"]: c for c in stored["claims"]}
     new = {c["id"]: c for c in fresh["claims"]}
     differences = [f"{id}: claim is missing" for id in old if id not in new]
@@ -82,14 +107,19 @@ def compare(stored: dict, fresh: dict, *, verdicts_only: bool = False) -> list[s
     for id in [id for id in old if id in new]:
         a, b = old[id], new[id]
         for key in keys:
-            if not _same(a[key], b[key]):
-                differences.append(f"{id}: {key} was {_show(a[key])}, now {_show(b[key])}")
+            if not _same(a.get(key), b.get(key)):
+                differences.append(f"{id}: {key} was {_show(a.get(key))}, now {_show(b.get(key))}")
         if not verdicts_only and not _within(a["measured"], b["measured"], a["tolerance"]):
             allowed = a["tolerance"] or 0
             differences.append(
                 f"{id}: measured {b['measured']!r}, stored {a['measured']!r} ± {allowed!r}"
             )
     return differences
+
+
+def agrees(claim: dict, value, verdict) -> bool:
+    """Does another run of the same preset and seed agree with a stored claim?"""
+    return claim["verdict"] == verdict and _within(claim["measured"], value, claim["tolerance"])
 
 
 def _number(v) -> bool:
@@ -121,7 +151,47 @@ def _show(value) -> str:
     return str(value)
 
 
-def score(record: dict) -> tuple[int, int]:
-    """Claims reproduced, and all claims."""
-    verdicts = [c["verdict"] for c in record["claims"]]
-    return verdicts.count("reproduced"), len(verdicts)
+def score(record: dict) -> dict:
+    """Three counts that are never added up, each ``{"reproduced": n, "total": n}``."""
+    from nclib.cards import score as counts
+
+    return counts(record)
+
+
+def score_text(record: dict) -> str:
+    """The three counts for a line of the terminal."""
+    counts = score(record)
+    words = {"work": "work", "controls": "controls", "book": "book"}
+    return " · ".join(
+        f"{word} {counts[key]['reproduced']}/{counts[key]['total']}" for key, word in words.items()
+    )
+
+
+def holds(claim: dict) -> bool | None:
+    """Does the bound hold for every measured value, and not for the rival? From the record alone.
+
+    ``None`` where the record does not say enough to decide.
+    """
+    if claim["bound"] is None:
+        return None
+    op, bound = claim["bound"]["op"], claim["bound"]["value"]
+    values = claim.get("values") or [claim["measured"]]
+    inside = all(within_bound(v, op, bound) for v in values)
+    rival = (claim.get("rival") or {}).get("value")
+    if rival is not None:
+        rival = rival if isinstance(rival, list) else [rival]
+        inside = inside and not any(within_bound(v, op, bound) for v in rival)
+    return inside
+
+
+def within_bound(v, op: str, bound) -> bool:
+    """Is one value inside its bound? What is not a number is outside all but ``equals``."""
+    if op == "equals":
+        return v == bound
+    if v in ("inf", "-inf"):
+        v = float(v)
+    if not _number(v) or math.isnan(v):
+        return False
+    if op == "below":
+        return v <= bound
+    return v >= bound if op == "above" else bound[0] <= v <= bound[1]

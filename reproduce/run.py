@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import nbformat
 from nbformat import NotebookNode
 from tqdm import tqdm
 
-from . import job, records
-from .layout import BookError, Layout, dumps, read_notebook, write
-from .plan import Variant, cells_hash
+from . import hashes, job, records
+from .layout import DEFAULT, BookError, Layout, dumps, read_notebook, write
+from .plan import Variant
 
 TIMEOUT = 3600.0
 
@@ -49,60 +49,168 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def up_to_date(
-    layout: Layout, variant: Variant, chapter: NotebookNode, library: str | None
-) -> bool:
-    """Did this variant finish here with the same cells, parameters and nclib?"""
+def hash_of(chapter: NotebookNode, parameters: dict) -> dict:
+    """What a run of this chapter depends on: cells and parameters, what it imports, torch."""
+    return {
+        "cells": hashes.cells_hash(chapter, parameters),
+        "library": hashes.chapter_library_hash(chapter),
+        "torch": hashes.torch_version(),
+    }
+
+
+def up_to_date(layout: Layout, variant: Variant, expected: dict) -> bool:
+    """Did this variant finish here with the same cells, parameters, nclib and torch?"""
     path = layout.fresh(variant.slug, variant.name)
     if not path.exists():
         return False
     try:
-        found = read_notebook(path).metadata.get("nclib", {}).get("hash")
+        return read_notebook(path).metadata.get("nclib", {}).get("hash") == expected
     except BookError:
         return False
-    return found == {"cells": cells_hash(chapter, variant.parameters), "library": library}
 
 
 def run(layout: Layout, variants: list[Variant], options: Options) -> list[Row]:
     """Run what is not up to date; write each finished notebook at once; return one row each."""
     chapters = {v.slug: read_notebook(layout.chapter(v.slug)) for v in variants}
-    library = job.library_hash()
+    expected = {v.label: hash_of(chapters[v.slug], v.parameters) for v in variants}
     rows: dict[str, Row] = {}
     todo: list[Variant] = []
-    for variant in variants:
-        if not options.force and up_to_date(layout, variant, chapters[variant.slug], library):
-            rows[variant.label] = judge_file(layout, variant.slug, variant.name)
-            rows[variant.label].status += ", up to date"
-        else:
-            todo.append(variant)
-    jobs = max(1, options.jobs or cores() // 2)
-    threads = options.threads
-    if threads is None and not options.scheduler:
-        threads = max(1, cores() // min(jobs, max(1, len(todo))))
-    payloads = [_payload(v, chapters[v.slug], threads, options) for v in todo]
-    results = (
-        _on_cluster(payloads, options.scheduler) if options.scheduler else _here(payloads, jobs)
-    )
-    # closing(): an interrupt anywhere in the loop ends the running notebooks at once.
-    with closing(results), tqdm(total=len(todo), disable=None, unit="run", leave=False) as bar:
-        for index, result in results:
-            row = rows[todo[index].label] = _keep(layout, todo[index], result)
-            bar.update()
-            if bar.disable:
-                print(f"{row.label}: {row.status} ({row.seconds:.0f} s)", flush=True)
+    with locked(layout.runs):
+        for variant in variants:
+            if not options.force and up_to_date(layout, variant, expected[variant.label]):
+                rows[variant.label] = guarded(variant.label, judge_file, layout, variant.slug,
+                                              variant.name)
+                rows[variant.label].status += ", up to date"
+            else:
+                todo.append(variant)
+        times = {v.label: expected_seconds(layout, v) for v in todo}
+        todo.sort(key=lambda v: -(times[v.label] or 0.0))
+        payloads = [_payload(v, chapters[v.slug], expected[v.label], options) for v in todo]
+
+        def keep(index: int, result: dict) -> Row:
+            variant = todo[index]
+            row = guarded(variant.label, _keep, layout, variant, result)
+            rows[variant.label] = row
+            return row
+
+        work(payloads, options, keep, [times[v.label] for v in todo])
     return [rows[v.label] for v in variants]
 
 
-def _payload(variant: Variant, chapter: NotebookNode, threads, options: Options) -> dict:
-    stamp = {
-        "variant": variant.name,
-        "parameters": variant.parameters,
-        "cells": cells_hash(chapter, variant.parameters),
-    }
+def guarded(label: str, function: Callable[..., Row], *arguments) -> Row:
+    """The row that a function makes; a fault of one result fails its row and nothing else."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        reason = str(error) if isinstance(error, BookError) else f"{type(error).__name__}: {error}"
+        return Row(label, "failed", ok=False, details=[reason])
+
+
+@contextmanager
+def locked(folder) -> Iterator[None]:
+    """Hold a folder of results: one runner at a time, and one that can write there.
+
+    Raises:
+        BookError: another runner is at work there, or nothing can be written.
+    """
+    path = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = open(path, "a+", encoding="utf-8")
+    except OSError as error:
+        raise BookError(f"cannot write to {folder}: {error.strerror}") from None
+    with stream:
+        try:
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows: no lock
+            pass
+        except OSError:
+            stream.seek(0)
+            owner = stream.read().strip() or "unknown"
+            raise BookError(f"another runner (process {owner}) is at work in {folder}") from None
+        try:
+            stream.truncate(0)
+            stream.write(str(os.getpid()))
+            stream.flush()
+        except OSError as error:
+            raise BookError(f"cannot write to {folder}: {error.strerror}") from None
+        yield
+
+
+def expected_seconds(layout: Layout, variant: Variant) -> float | None:
+    """How long a run may take, from what is stored; ``None`` where nothing is."""
+    for name in (variant.name, DEFAULT):
+        with suppress(BookError):
+            record = records.of_file(layout.stored(variant.slug, name))
+            if record:
+                return record["run"].get("seconds")
+    return None
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def lanes(options: Options) -> tuple[int, int | None]:
+    """Notebooks at a time, and threads of each: one job a core with one thread."""
+    jobs = max(1, options.jobs or cores())
+    threads = options.threads
+    if threads is None and not options.scheduler:
+        threads = max(1, cores() // jobs)
+    return jobs, threads
+
+
+def work(
+    payloads: list[dict], options: Options, keep: Callable[[int, dict], Row],
+    times: list[float | None],
+) -> None:
+    """Run the jobs here or on a cluster, hand over each result as it comes, and show progress."""
+    jobs, threads = lanes(options)
+    for payload in payloads:
+        payload["threads"] = threads
+    if not payloads:
+        return
+    job.sweep()
+    known = [t for t in times if t]
+    if known and len(payloads) > 1:
+        mean = sum(known) / len(known)
+        total = sum(t or mean for t in times) / min(jobs, len(payloads))
+        say(f"{len(payloads)} runs, {jobs} at a time: about {duration(max(total, *known))}")
+    results = (
+        _on_cluster(payloads, options) if options.scheduler else _here(payloads, jobs)
+    )
+    # closing(): an interrupt anywhere in the loop ends the running notebooks at once.
+    with closing(results), tqdm(total=len(payloads), disable=None, unit="run", leave=False) as bar:
+        for index, result in results:
+            row = keep(index, result)
+            bar.update()
+            if bar.disable:
+                seconds = "" if row.seconds is None else f" ({row.seconds:.0f} s)"
+                say(f"{row.label}: {row.status}{seconds}")
+
+
+def say(line: str, stream=None) -> None:
+    """Print a line; a closed pipe or an encoding without ✓ ends nothing."""
+    stream = stream or sys.stdout
+    with suppress(BrokenPipeError, ValueError):
+        try:
+            print(line, file=stream, flush=True)
+        except UnicodeEncodeError:
+            encoding = getattr(stream, "encoding", None) or "ascii"
+            print(line.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
+
+
+def _payload(variant: Variant, chapter: NotebookNode, expected: dict, options: Options) -> dict:
+    stamp = {"variant": variant.name, "parameters": variant.parameters, "hash": expected}
     return {
         "notebook": dumps(chapter), "parameters": variant.parameters, "needs": list(variant.needs),
-        "download": options.download, "threads": threads, "timeout": options.timeout,
-        "stamp": stamp,
+        "download": options.download, "threads": None, "timeout": options.timeout, "stamp": stamp,
     }
 
 
@@ -112,33 +220,48 @@ def _here(payloads: list[dict], jobs: int) -> Iterator[tuple[int, dict]]:
     try:
         pending = {pool.submit(job.execute, p): i for i, p in enumerate(payloads)}
         for future in futures.as_completed(pending):
-            yield pending[future], future.result()
+            error = future.exception()
+            yield pending[future], _lost(error, "job") if error else future.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         job.stop_all()
         pool.shutdown()
 
 
-def _on_cluster(payloads: list[dict], address: str) -> Iterator[tuple[int, dict]]:
+def _on_cluster(payloads: list[dict], options: Options) -> Iterator[tuple[int, dict]]:
     """The same function on the workers of a Dask cluster, sent by value."""
     import cloudpickle
     from distributed import Client, as_completed
 
+    address = options.scheduler
     cloudpickle.register_pickle_by_value(job)
     try:
         with Client(address) as client:
+            if not client.scheduler_info()["workers"]:
+                try:
+                    client.wait_for_workers(1, timeout=min(60.0, options.timeout))
+                except TimeoutError:
+                    raise BookError(f"the Dask scheduler at {address} has no workers") from None
             pending = {client.submit(job.execute, p, pure=False): i for i, p in enumerate(payloads)}
-            for future in as_completed(pending):
-                error = future.exception()
-                yield pending[future], _lost(error) if error else future.result()
-    except OSError as error:
-        raise BookError(f"no Dask scheduler at {address}: {error}") from None
+            try:
+                for future in as_completed(pending):
+                    error = future.exception()
+                    result = _lost(error, "worker") if error else future.result()
+                    yield pending[future], result
+            finally:
+                with suppress(Exception):
+                    client.cancel(list(pending))
+                    client.run(job.stop_all)
+    except (OSError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BookError(f"no Dask scheduler at {address}: {reason}") from None
     finally:
         cloudpickle.unregister_pickle_by_value(job)
 
 
-def _lost(error: BaseException) -> dict:
-    return {"status": "failed", "notebook": None, "seconds": 0.0, "message": f"worker: {error!r}"}
+def _lost(error: BaseException, where: str) -> dict:
+    message = f"{where}: {type(error).__name__}: {error}"
+    return {"status": "failed", "notebook": None, "seconds": 0.0, "message": message}
 
 
 def _keep(layout: Layout, variant: Variant, result: dict) -> Row:
@@ -148,7 +271,6 @@ def _keep(layout: Layout, variant: Variant, result: dict) -> Row:
     if result["status"] == "not run":
         return Row(variant.label, f"not run: {result['message']}", result["seconds"])
     if result["status"] == "failed":
-        path.unlink(missing_ok=True)  # an earlier result no longer stands
         details = result["message"].splitlines()
         if result["notebook"]:
             write(failed, result["notebook"])
@@ -170,8 +292,7 @@ def judge_file(layout: Layout, slug: str, variant: str) -> Row:
         return Row(label, "no record", ok=False)
     stored, values = records.reference(layout, slug, variant, fresh["run"]["preset"])
     seconds = fresh["run"].get("seconds")
-    done, total = records.score(fresh)
-    status = f"reproduced {done}/{total}"
+    status = records.score_text(fresh)
     if stored is None:
         return Row(label, f"{status}, nothing stored to compare with", seconds)
     differences = records.compare(stored, fresh, verdicts_only=not values)
@@ -182,17 +303,16 @@ def judge_file(layout: Layout, slug: str, variant: str) -> Row:
 
 def table(rows: list[Row], stream=None) -> None:
     """Print the rows, then what is behind each one that is not in order."""
-    stream = stream or sys.stdout
     if not rows:
-        print("nothing run or stored yet", file=stream)
+        say("nothing run or stored yet", stream)
     width = max([len(r.label) for r in rows], default=0)
     for row in rows:
         mark = "✓" if row.ok and not row.status.startswith("not run") else "–" if row.ok else "✗"
         seconds = "" if row.seconds is None else f"{row.seconds:.0f} s"
-        print(f"{mark} {row.label:<{width}}  {seconds:>7}  {row.status}", file=stream)
+        say(f"{mark} {row.label:<{width}}  {seconds:>7}  {row.status}", stream)
     for row in rows:
         for line in row.details:
-            print(f"  {row.label}: {line}", file=stream)
+            say(f"  {row.label}: {line}", stream)
 
 
 def exit_code(rows: list[Row]) -> int:

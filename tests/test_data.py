@@ -9,7 +9,6 @@ import gzip
 import hashlib
 import http.server
 import importlib.util
-import inspect
 import io
 import os
 import socket
@@ -25,9 +24,10 @@ import pytest
 import torch
 
 from nclib import data
+from nclib.data import fetch, formats, registry
 
-DATA = Path(data.__file__).parent / "_data"
-DEBIAN = data.SOURCES["fashion-mnist"].system
+DATA = Path(data.__file__).parents[1] / "_data"
+DEBIAN = registry.SOURCES["fashion-mnist"].system
 has_debian = pytest.mark.skipif(
     not (DEBIAN / "train-images-idx3-ubyte.gz").exists(),
     reason="needs the system package dataset-fashion-mnist",
@@ -132,7 +132,7 @@ def home(tmp_path, monkeypatch):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.delenv("NCLIB_DATA", raising=False)
-    monkeypatch.setattr(data, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(fetch, "cache_dir", lambda: tmp_path / "cache")
     return tmp_path
 
 
@@ -161,12 +161,13 @@ def serve(server, home, monkeypatch):
             )
             return dataclasses.replace(made, **changes)
 
-        monkeypatch.setattr(data, "SOURCES", {
+        monkeypatch.setattr(registry, "SOURCES", {
             "idx": source(
-                data._parse_idx, 2, file("images.gz", idx(IMAGES)), file("labels.gz", idx(LABELS))
+                formats._parse_idx, 2,
+                file("images.gz", idx(IMAGES)), file("labels.gz", idx(LABELS)),
             ),
-            "ten": source(data._parse_cifar10, 10, file("ten.tar.gz", CIFAR10_TAR)),
-            "hundred": source(data._parse_cifar100, 100, file("hundred.tar.gz", CIFAR100_TAR)),
+            "ten": source(formats._parse_cifar10, 10, file("ten.tar.gz", CIFAR10_TAR)),
+            "hundred": source(formats._parse_cifar100, 100, file("hundred.tar.gz", CIFAR100_TAR)),
         })
         server.seen.clear()
         return server.seen
@@ -183,7 +184,7 @@ def files(folder):
 
 @pytest.mark.parametrize("split, per_class", [("train", 600), ("test", 200)])
 def test_shipped(split, per_class, monkeypatch):
-    monkeypatch.setattr(data, "_download", lambda *a: pytest.fail("downloads"))
+    monkeypatch.setattr(fetch, "_download", lambda *a: pytest.fail("downloads"))
     got = data.load("fashion-mnist-small", split)
     assert got.images.shape == (10 * per_class, 1, 28, 28) and got.images.dtype == np.uint8
     assert got.labels.shape == (10 * per_class,) and got.labels.dtype == np.int64
@@ -193,7 +194,7 @@ def test_shipped(split, per_class, monkeypatch):
 
 
 def test_shipped_checksum():
-    (file,) = data.SOURCES["fashion-mnist-small"].files["train"]
+    (file,) = registry.SOURCES["fashion-mnist-small"].files["train"]
     blob = (DATA / file.name).read_bytes()
     assert file.digests == (sha(blob),)
     assert file.digests[0].removeprefix("sha256:") in (DATA / "README.md").read_text()
@@ -202,13 +203,13 @@ def test_shipped_checksum():
 
 
 def test_shipped_file_broken(monkeypatch):
-    source = data.SOURCES["fashion-mnist-small"]
+    source = registry.SOURCES["fashion-mnist-small"]
     for file, words in [
         (data.File("fashion-mnist-small.npz", ("sha256:0",)), "wrong checksum"),
         (data.File("absent.npz", ()), "absent.npz"),
     ]:
         broken = dataclasses.replace(source, files={"train": (file,)})
-        monkeypatch.setitem(data.SOURCES, "fashion-mnist-small", broken)
+        monkeypatch.setitem(registry.SOURCES, "fashion-mnist-small", broken)
         with pytest.raises(data.DataError, match=f"(?s){words}.*Install nclib again"):
             data.load("fashion-mnist-small")
 
@@ -529,12 +530,12 @@ def test_all_mirrors_are_named(serve):
 def test_silent_server(home, serve, monkeypatch):
     """A server that accepts and never answers is given up after TIMEOUT."""
     serve("ok")
-    monkeypatch.setattr(data, "TIMEOUT", 0.2)
+    monkeypatch.setattr(fetch, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/ten.tar.gz"
         file = data.File("ten.tar.gz", (sha(CIFAR10_TAR),), (url,))
-        source = dataclasses.replace(data.SOURCES["ten"], files={"train": (file,)})
-        monkeypatch.setitem(data.SOURCES, "ten", source)
+        source = dataclasses.replace(registry.SOURCES["ten"], files={"train": (file,)})
+        monkeypatch.setitem(registry.SOURCES, "ten", source)
         with pytest.raises(data.DataError, match="timed out"):
             data.load("ten")
     assert files(home) == []
@@ -623,24 +624,24 @@ def test_cifar100_has_fine_labels(serve):
 
 def test_archive_without_its_member():
     with pytest.raises(ValueError, match=r"no cifar-100-binary/train\.bin"):
-        data._parse_cifar100("train", CIFAR10_TAR)
+        formats._parse_cifar100("train", CIFAR10_TAR)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         link = tarfile.TarInfo("cifar-100-binary/train.bin")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
     with pytest.raises(ValueError, match=r"no cifar-100-binary/train\.bin"):
-        data._parse_cifar100("train", buffer.getvalue())
+        formats._parse_cifar100("train", buffer.getvalue())
 
 
 @pytest.mark.parametrize("blob", [b"", bytes(3072), bytes(3074), bytes(2 * 3073 - 1)])
 def test_records_refuse(blob):
     with pytest.raises(ValueError, match="3073-byte records"):
-        data._records(blob, 1)
+        formats._records(blob, 1)
 
 
 def test_verified_content_of_the_wrong_form_is_a_data_error(serve, home):
-    serve("ok", parse=data._parse_cifar100)
+    serve("ok", parse=formats._parse_cifar100)
     with pytest.raises(data.DataError, match=r"cannot read 'ten' \(train\): ten\.tar\.gz"):
         data.load("ten")
 
@@ -657,22 +658,25 @@ def test_verified_content_of_the_wrong_form_is_a_data_error(serve, home):
 ])
 def test_idx_refuses(blob, words):
     with pytest.raises(ValueError, match=words):
-        data._idx(blob, 3)
+        formats._idx(blob, 3)
 
 
 def test_npz_never_unpickles():
     buffer = io.BytesIO()
     np.savez(buffer, train_images=np.array([{}], dtype=object), train_labels=np.zeros(1))
     with pytest.raises(ValueError, match="allow_pickle"):
-        data._parse_npz("train", buffer.getvalue())
+        formats._parse_npz("train", buffer.getvalue())
     with pytest.raises(ValueError, match="no array"):
-        data._parse_npz("test", buffer.getvalue())
+        formats._parse_npz("test", buffer.getvalue())
 
 
 def test_no_pickle_and_nothing_heavy_at_import():
-    tree = ast.parse(inspect.getsource(data))
+    sources = sorted(Path(data.__file__).parent.glob("*.py"))
+    text = "\n".join(path.read_text() for path in sources)
+    tree = ast.parse(text.replace("from __future__ import annotations", ""))
     top = {a.name.split(".")[0] for n in tree.body if isinstance(n, ast.Import) for a in n.names}
-    top |= {n.module.split(".")[0] for n in tree.body if isinstance(n, ast.ImportFrom) if n.module}
+    absolute = [n for n in tree.body if isinstance(n, ast.ImportFrom) if not n.level]
+    top |= {n.module.split(".")[0] for n in absolute}
     assert top - set(sys.stdlib_module_names) == {"numpy"}
     names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} | top
     assert not names & {"pickle", "marshal", "joblib", "eval", "exec"}
@@ -688,9 +692,9 @@ def test_no_pickle_and_nothing_heavy_at_import():
 
 
 def test_registry():
-    assert list(data.SOURCES) == ["fashion-mnist-small", "fashion-mnist", "cifar10", "cifar100"]
-    assert [len(s.classes) for s in data.SOURCES.values()] == [10, 10, 10, 100]
-    for source in data.SOURCES.values():
+    assert list(registry.SOURCES) == ["fashion-mnist-small", "fashion-mnist", "cifar10", "cifar100"]
+    assert [len(s.classes) for s in registry.SOURCES.values()] == [10, 10, 10, 100]
+    for source in registry.SOURCES.values():
         assert sorted(source.files) == sorted(data.SPLITS)
         assert len(set(source.classes)) == len(source.classes)
         assert len(source.mean) == len(source.std) in (1, 3)

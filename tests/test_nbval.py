@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 SHOW = """
     import json
     from IPython.display import display
-    display({"text/plain": "report"}, raw=True, metadata=json.loads('''RECORD'''))
+    display({"text/plain": "report"}, raw=True, metadata=json.loads(r'''RECORD'''))
 """
 
 

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nclib import geometry
-from nclib.geometry import helmert, nearest_simplex_etf, polar_factor, simplex_etf
+from nclib import polar
+from nclib.frames import helmert, simplex_etf
+from nclib.polar import nearest_simplex_etf, polar_factor
 
 F64 = torch.float64
 
@@ -255,19 +256,93 @@ def test_batches_are_independent():
 
 
 def test_backward_keeps_little():
-    kept = []
-    hooks = torch.autograd.graph.saved_tensors_hooks(
-        lambda t: kept.append(t.numel()) or t, lambda t: t
-    )
+    kept, A = [], normal(99, 512).requires_grad_()
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t)
     with hooks:
-        polar_factor(normal(99, 512).requires_grad_())
-    assert sum(kept) == 99 * 512 + 99**2 + 99
+        polar_factor(A)
+    new = sum(t.numel() for t in kept if t.data_ptr() != A.data_ptr())
+    assert new == 99 * 512 + 99**2 + 99
 
 
-def test_second_derivatives_are_refused_not_wrong():
-    A = normal(3, 5).requires_grad_()
-    with pytest.raises(RuntimeError, match="differentiable once"):
-        torch.autograd.grad(polar_factor(A)[0, 0], A, create_graph=True)
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4), (2, 3, 5)])
+def test_second_derivatives(shape):
+    A = normal(*shape).requires_grad_()
+    assert torch.autograd.gradcheck(polar_factor, A)
+    assert torch.autograd.gradgradcheck(polar_factor, A)
+    if shape[-2] <= shape[-1]:
+        assert torch.autograd.gradgradcheck(nearest_simplex_etf, A)
+
+
+@pytest.mark.parametrize("method", ["svd", "eigh"])
+def test_torch_func(method):
+    A, G = normal(6, 3, 5), normal(3, 5)
+
+    def value(a):
+        return (nearest_simplex_etf(a, method=method) * G).sum()
+
+    def each(f, x):
+        return torch.stack([f(a) for a in x])
+
+    one = A.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(each(value, one).sum(), one)
+    close = {"rtol": 1e-9, "atol": 1e-9}
+    torch.testing.assert_close(torch.func.vmap(value)(A), each(value, A), **close)
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(value))(A), expected, **close)
+    torch.testing.assert_close(each(torch.func.grad(value), A), expected, **close)
+    jac = torch.func.jacrev(lambda a: polar_factor(a, method=method))(A[0])
+    auto = torch.autograd.functional.jacobian(lambda a: polar_factor(a, method=method), A[0])
+    torch.testing.assert_close(jac, auto, **close)
+    hessian = torch.func.jacrev(torch.func.grad(value))(A[0])
+    auto = torch.autograd.functional.hessian(value, A[0])
+    torch.testing.assert_close(hessian, auto, **close)
+    with pytest.raises(ValueError, match="all equal"):
+        torch.func.vmap(value)(torch.ones(2, 3, 5, dtype=F64))
+
+
+def test_autocast_is_off_inside():
+    means, A = normal(4, 9).float(), normal(4, 9).float().requires_grad_()
+    outside = nearest_simplex_etf(means)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(nearest_simplex_etf(means), outside)
+        (inside,) = torch.autograd.grad(polar_factor(A).square()[0, 0], A)
+    (plain,) = torch.autograd.grad(polar_factor(A).square()[0, 0], A)
+    assert torch.equal(inside, plain)
+
+
+@pytest.mark.parametrize("dtype, powers", [
+    (torch.float32, (-30, -10, 10, 30)), (F64, (-150, -50, 50, 150)),
+])
+@pytest.mark.parametrize("method", ["svd", "eigh"])
+def test_scale_does_not_matter(dtype, powers, method):
+    means = normal(4, 9).to(dtype)
+    expected = nearest_simplex_etf(means, method=method)
+    for power in powers:
+        found = nearest_simplex_etf(means * 10.0**power, method=method)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("case", ["repeated", "rank one", "ill-conditioned", "a batch"])
+def test_eigh_gives_a_frame_or_hands_over(dtype, case):
+    g = torch.Generator().manual_seed(0)
+    means = torch.randn(5, 8, generator=g, dtype=F64)
+    if case == "repeated":
+        means[3] = means[4] = means[2]
+    elif case == "rank one":
+        means = torch.arange(5, dtype=F64)[:, None] * means[0]
+    elif case == "ill-conditioned":
+        means = means[:1] + 1e-5 * means * 10.0 ** -torch.arange(0, 10, 2, dtype=F64)[:, None]
+    else:
+        bad = means.clone()
+        bad[3] = bad[4] = bad[2]
+        means = torch.stack([means, bad, means + 1])
+    found = nearest_simplex_etf(means.to(dtype), method="eigh").double()
+    gram = (5 * torch.eye(5, dtype=F64) - 1) / 4
+    assert (found @ found.mT - gram).abs().max() < (2e-5 if dtype == torch.float32 else 1e-11)
+    if case == "a batch":
+        exact = nearest_simplex_etf(means.to(dtype)).double()
+        assert (found - exact)[[0, 2]].abs().max() < 1e-4
+
 
 
 def test_errors():
@@ -328,7 +403,7 @@ def test_against_riemannian_trust_regions(d, K, delta):
 
 
 def test_public_names():
-    assert {"nearest_simplex_etf", "polar_factor"} <= set(geometry.__all__)
+    assert {"nearest_simplex_etf", "polar_factor"} <= set(polar.__all__)
 
 
 def test_benchmark_runs_and_its_methods_agree(capsys):

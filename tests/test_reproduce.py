@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import SLUG, chapter, claim, code, display_output, notebook, record
 
-from reproduce import job, plan, project, records, store
+from reproduce import faults, hashes, job, plan, project, records, seeds, store
 from reproduce.__main__ import main
 from reproduce.layout import BookError, Layout, dumps, read_notebook, write
 from reproduce.run import Options, run
@@ -140,6 +141,9 @@ def test_misuse_ends_with_2(book, capsys, arguments, words):
         ({"title": "x", "parameters": {"seed": 1}, "need": ["gpu"]}, "unknown keys ['need']"),
         ({"title": "x", "parameters": {"seed": 1}, "needs": ["tpu"]}, "needs is a list of"),
         ({"title": "x", "parameters": {"seed": 1}, "needs": "gpu"}, "needs is a list of"),
+        ({"title": "x", "parameters": {"seed": 1}, "needs": ["data:carla"]}, "cannot load carla"),
+        ({"title": "x", "parameters": {"seed": 1}, "nearest": "yes"}, "nearest is true or absent"),
+        ({"title": "x", "parameters": {"shift": float("nan")}}, "must be finite, got nan"),
         ({"parameters": {"seed": 1}}, "missing ['title']"),
         ({"title": "x", "parameters": {}}, "parameters must be a mapping"),
     ],
@@ -178,7 +182,46 @@ def test_sweeps(book):
     assert names == [f"seed={s},shift=0.5" for s in (0, 1, 2, 7)]
     one, = plan.select(book, [f"{SLUG}/seed-1"], ["depths=[3]"])
     assert one.parameters == {"seed": 1, "depths": [3]} and not one.declared
-    assert one.name == "seed-1+depths=_3_"
+    assert one.title == "seed-1+depths=[3]"
+    both = plan.select(book, [SLUG], ["seed=1", "seed=2,1"])
+    assert [v.parameters["seed"] for v in both] == [1, 2]
+
+
+def test_file_names_tell_values_apart():
+    names = {plan._file_name(f"name={v}") for v in ("a/b", "a b", "a_b", "x" * 300, "x" * 301)}
+    assert len(names) == 5 and all(len(n) < 150 and "/" not in n for n in names)
+
+
+def test_one_variant_is_nearest_and_keys_stand_once(book):
+    entry = {"title": "x", "parameters": {"seed": 1}, "nearest": True}
+    write(book.chapters / "variants.yml", yaml.safe_dump({SLUG: {"a": entry}}))
+    assert plan.nearest(book, SLUG).name == "a"
+    write(book.chapters / "variants.yml", yaml.safe_dump({SLUG: {"a": entry, "b": dict(entry)}}))
+    with pytest.raises(BookError, match="a and b"):
+        plan.declared(book)
+    write(book.chapters / "variants.yml", f"{SLUG}:\n  a: {{}}\n  a: {{}}\n")
+    with pytest.raises(BookError, match="duplicate key 'a'"):
+        plan.declared(book)
+
+
+def test_every_declared_variant_can_be_planned_on_a_gpu(monkeypatch):
+    """With CUDA pretended, each variant of this book has a reason not to run, or none; no error."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("NCLIB_DATA", "/nonexistent")
+    for variants in plan.declared(Layout(ROOT)).values():
+        for variant in variants.values():
+            reason = job.unmet(list(variant.needs), download=False)
+            assert reason is None or reason.startswith("needs the data set"), variant.label
+    assert "which nclib cannot load" in job.unmet(["data:nothing"], False)
+    assert "unknown here" in job.unmet(["tpu"], True)
+
+
+def test_unmet_never_raises(monkeypatch):
+    def broken():
+        raise RuntimeError("driver\nis broken")
+
+    monkeypatch.setattr("torch.cuda.is_available", broken)
+    assert job.unmet(["gpu"], False) == "needs gpu: RuntimeError: driver"
 
 
 def test_hash_follows_code_and_parameters():
@@ -189,21 +232,49 @@ def test_hash_follows_code_and_parameters():
     other = chapter()
     other.cells[0].source += " More text."  # text does not count
     other.cells[2].source = "# https://github.com/new/home"  # nor does the install cell
+    other.cells[5].source = "#@title Code: two\nprint(\n    2 + seed*0)  # a comment"  # nor layout
+    other.cells[5].metadata["tags"] = ["hide-input"]
     assert base == plan.cells_hash(other, {})
     other.cells[5].metadata["tags"] = ["raises-exception"]
     assert base != plan.cells_hash(other, {})
 
 
-def test_library_hash_follows_its_files(tmp_path, monkeypatch):
+LIBRARY = {
+    "__init__": "from . import used, unused\nfrom .named import thing as thing",
+    "used": "'Doc.'\nfrom .below import f\ndef g():\n    'Doc.'\n    return f(1)",
+    "unused": "x = 1",
+    "below": "from . import deep\ndef f(x): return x",
+    "deep/__init__": "from .part import y",
+    "deep/part": "y = 1",
+    "named": "thing = 1",
+    "_data/x": "script = 1",
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "moves"),
+    [
+        ("used", "'Other.'\nfrom .below import f\n\ndef g(): return f(1)  # new", False),
+        ("used", "from .below import f\ndef g(): return f(2)", True),
+        ("below", "def f(x): return 2 * x", True),
+        ("deep/part", "y = 2", True),
+        ("named", "thing = 2", True),
+        ("unused", "x = 2", False),
+        ("_data/x", "script = 2", False),
+        ("_data/x.npz", "2", True),
+    ],
+)
+def test_library_hash_follows_what_is_imported(tmp_path, module, source, moves):
     folder = tmp_path / "nclib"
-    write(folder / "__init__.py", "")
-    monkeypatch.setattr(
-        job.importlib.util, "find_spec",
-        lambda name: type("Spec", (), {"origin": str(folder / "__init__.py")}),
-    )
-    first = job.library_hash()
+    for name, text in LIBRARY.items():
+        write(folder / f"{name}.py", text)
     write(folder / "_data" / "x.npz", b"1")
-    assert job.library_hash() != first
+    cells = ["import nclib\nfrom nclib import used", "%pip x\nnclib.thing"]
+    first = hashes.library_hash(cells, folder)
+    whole = hashes.library_hash(None, folder)
+    write(folder / (module if "npz" in module else f"{module}.py"), source)
+    assert (hashes.library_hash(cells, folder) != first) == moves
+    assert (hashes.library_hash(None, folder) != whole) == (moves or module == "unused")
 
 
 # --- running --------------------------------------------------------------------------------------
@@ -225,7 +296,7 @@ def test_life_of_a_chapter(book, monkeypatch):
     assert "nothing stored to compare with" in out
     assert f"{SLUG}/gpu" in out and "not run: needs a CUDA device" in out
     assert not book.fresh(SLUG, "gpu").exists()
-    assert "reproduced 1/2" in out  # `broken`
+    assert "work 0/1" in out  # `broken`
 
     default, seed1 = (read_notebook(book.fresh(SLUG, v)) for v in ("default", "seed-1"))
     assert records.of_notebook(seed1)["run"]["variant"] == "seed-1"
@@ -293,7 +364,7 @@ def test_failure_leaves_no_result_and_keeps_the_others(book):
     )
     assert code_ == 1 and "boom at the end" in out
     assert [r.status for r in store.check(book)][:1] == ["failed"]
-    assert not book.fresh(SLUG, "default").exists()
+    assert book.fresh(SLUG, "default").exists()  # an earlier good result is not thrown away
     assert (book.runs / SLUG / "default.failed.ipynb").exists()
     assert book.fresh(SLUG, "seed-1").exists()
 
@@ -301,7 +372,7 @@ def test_failure_leaves_no_result_and_keeps_the_others(book):
 def test_time_limit_and_missing_report():
     nb = notebook(code("import time; time.sleep(600)", "a"))
     base = {"parameters": {}, "needs": [], "download": False, "threads": 1, "stamp":
-            {"variant": "default", "parameters": {}, "cells": ""}}
+            {"variant": "default", "parameters": {}, "hash": {}}}
     start = time.monotonic()
     result = job.execute(base | {"notebook": dumps(nb), "timeout": 2})
     assert result["status"] == "failed" and "stopped after 2 s" in result["message"]
@@ -353,7 +424,7 @@ def test_dask_cluster_of_two_processes(book):
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
     ) as cluster:
         rows = run(book, variants, Options(scheduler=cluster.scheduler_address))
-    assert [r.status.split(",")[0] for r in rows] == ["reproduced 2/2"] * 2
+    assert [r.status.split(",")[0] for r in rows] == ["work 1/1 · controls 0/0 · book 1/1"] * 2
     assert book.fresh(SLUG, "seed-1").exists()
 
 
@@ -393,7 +464,7 @@ def test_threads_are_shared_out(book, monkeypatch):
     for options in (Options(), Options(jobs=2), Options(jobs=16), Options(jobs=2, threads=1)):
         rows = run(book, variants, options)
         assert all(r.ok and r.status == "not run: test" for r in rows)
-    assert seen == [2] * 4 + [4] * 4 + [2] * 4 + [1] * 4
+    assert seen == [1] * 4 + [4] * 4 + [1] * 4 + [1] * 4
 
 
 # --- storing --------------------------------------------------------------------------------------
@@ -415,7 +486,7 @@ def test_faults():
     big = display_output(**{"image/png": "A" * 240_000})
     assert "figure of 180000 bytes" in store.faults(executed(big))[0]
     huge = display_output(**{"text/plain": "A" * 1_000_001})
-    assert "limit 1000000" in store.faults(executed(huge))[0]
+    assert "limit 750000" in store.faults(executed(huge))[0]
     assert store.faults(notebook(code("1", "a", count=1))) == ["no claims report"]
 
 
@@ -491,3 +562,127 @@ def test_root_is_found():
     assert Layout.find().root == ROOT
     with pytest.raises(BookError):
         Layout.find("/nonexistent")
+
+
+# --- seeds and faults -----------------------------------------------------------------------------
+
+
+def test_seeds(book):
+    """Ten runs, one record; a run that fails fails its row; the same command goes on."""
+    root = ("--root", str(book.root))
+    marker = book.root / "once"
+    write(book.chapter(SLUG), dumps(chapter(
+        f"import os\nassert seed != 7 or os.path.exists({str(marker)!r}), 'not yet'"
+    )))
+    code_, out = quiet(*root, "seeds", SLUG)
+    assert code_ == 1 and "not yet" in out and out.count("✗") == 1
+    assert seeds.load(book, SLUG) is None
+    marker.write_text("")
+    code_, out = quiet(*root, "seeds", SLUG)
+    assert code_ == 0, out
+    assert out.count("up to date") == 9
+    found = seeds.load(book, SLUG)
+    assert [r["seed"] for r in found["runs"]] == list(range(10))
+    gap = seeds.of_claim(found, "gap")
+    assert gap[9]["value"] == pytest.approx(0.509) and gap[9]["verdict"] == "reproduced"
+    assert seeds.of_claim(found, "nothing") is None
+    assert found["hash"]["cells"] == plan.cells_hash(read_notebook(book.chapter(SLUG)), {})
+    assert not list((book.chapters / "seeds").glob("*.tmp"))
+    assert quiet(*root, "seeds", SLUG)[1].count("up to date") == 10
+
+
+def stored_with_seeds(book, *claims, **changes):
+    nb = chapter()
+    nb.cells[-1].outputs = [display_output({"nclib": record(*claims)})]
+    write(book.chapter(SLUG), dumps(nb))
+    ids = [c["id"] for c in (claims or record()["claims"])]
+    values = {"gap": [0.5] * 10, "rank": [3] * 10} | changes.pop("values", {})
+    verdicts = {i: ["reproduced"] * 10 for i in ids} | changes.pop("verdicts", {})
+    found = {
+        "schema": 1, "slug": SLUG, "preset": "cpu",
+        "hash": {"cells": plan.cells_hash(nb, {}), "library": "", "torch": ""},
+        "runs": [{"seed": s} for s in range(10)],
+        "claims": {i: {"values": values[i], "verdicts": verdicts[i]} for i in ids},
+    } | changes
+    write(book.seeds(SLUG), json.dumps(found))
+    return seeds.faults(book, SLUG)
+
+
+FLIPPED = ["reproduced"] * 9 + ["not reproduced"]
+
+
+@pytest.mark.parametrize(
+    ("claims", "changes", "words"),
+    [
+        ((), {}, None),
+        ((), {"values": {"gap": [0.7] + [0.5] * 9}}, "gap: stored 0.5"),
+        ((), {"verdicts": {"gap": ["not reproduced"] * 10}}, "seed 0 gave 0.5, not reproduced"),
+        ((), {"verdicts": {"gap": FLIPPED}}, "reproduced with 9 of 10 seeds"),
+        ((), {"verdicts": {"rank": FLIPPED}}, None),  # the book's own finding
+        ((claim(note="Seed 9 alone differs."), claim("rank", measured=3)),
+         {"verdicts": {"gap": FLIPPED}}, None),
+        ((), {"hash": {"cells": "x"}}, "ran other code"),
+        ((), {"runs": []}, "not a record of seeds"),
+        ((), {"claims": {}}, "claims in one record alone: gap, rank"),
+    ],
+)
+def test_faults_of_seed_records(book, claims, changes, words):
+    found = stored_with_seeds(book, *claims, **changes)
+    if words == "seed 0 gave 0.5, not reproduced":
+        assert words in found[0]
+    else:
+        assert (not found) if words is None else (len(found) == 1 and words in found[0]), found
+
+
+FAULT = {"fault": "a shift", "in": "chapter", "find": "0.5 + shift", "replace": "0.5 + 1",
+         "red": ["gap"]}
+
+
+def test_planted_faults(book):
+    root = ("--root", str(book.root))
+    unseen = FAULT | {"fault": "none", "replace": "0.25 + shift"}
+    raising = FAULT | {"fault": "raises", "find": "print(2 + seed * 0)", "replace": "1 / 0"}
+    write(book.faults(SLUG), yaml.safe_dump([FAULT, raising, unseen]))
+    code_, out = quiet(*root, "faults", SLUG)
+    assert code_ == 1
+    assert "seen by gap" in out and "the run raises ZeroDivisionError" in out
+    assert "still green: gap; nothing is red" in out
+    assert "0.5 + shift" in book.chapter(SLUG).read_text()  # the chapter itself is untouched
+    write(book.faults(SLUG), yaml.safe_dump([FAULT]))
+    assert quiet(*root, "faults", SLUG)[0] == 0
+
+
+def test_a_fault_in_the_library_is_planted_in_a_copy(book, tmp_path):
+    write(book.root / "nclib" / "x.py", "y = 1\n")
+    entry = FAULT | {"in": "nclib/x.py", "find": "y = 1", "replace": "y = 2"}
+    write(book.faults(SLUG), yaml.safe_dump([entry]))
+    assert faults.read(book, SLUG) == [entry]
+    faults.plant(book, chapter(), entry, tmp_path / "copy")
+    assert (tmp_path / "copy" / "nclib" / "x.py").read_text() == "y = 2\n"
+    assert (book.root / "nclib" / "x.py").read_text() == "y = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"find": "seed"}, "occurs"),
+        ({"find": "nowhere to be found"}, "occurs 0 times"),
+        ({"in": "../x.py"}, "`in` is chapter or a file of nclib"),
+        ({"red": []}, "at least one"),
+        ({"more": 1}, "unknown ['more']"),
+        ({"parameters": {"sead": 1}}, "unknown parameter"),
+        ({"replace": FAULT["find"]}, "are the same"),
+    ],
+)
+def test_lists_of_faults_are_checked(book, change, words):
+    write(book.faults(SLUG), yaml.safe_dump([FAULT | change]))
+    with pytest.raises(BookError) as error:
+        faults.read(book, SLUG)
+    assert words in str(error.value)
+
+
+def test_the_faults_of_this_book_can_be_planted():
+    layout = Layout(ROOT)
+    for slug in layout.slugs:
+        if not records.is_old(records.of_file(layout.chapter(slug))):
+            faults.read(layout, slug)

@@ -2,6 +2,7 @@
 
 import random
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -56,11 +57,66 @@ def test_runs_share_no_seed_and_no_stream():
         a.generator(1000)
 
 
+def precisions():
+    """Every setting that lets float32 products be computed in less, as torch reports it."""
+    b = torch.backends
+    found = [torch.get_float32_matmul_precision(), b.cuda.matmul.allow_tf32, b.cudnn.allow_tf32]
+    if hasattr(b, "fp32_precision"):
+        nodes = [b, b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn, b.mkldnn.matmul, b.mkldnn.conv]
+        found += [node.fp32_precision for node in nodes]
+    return found
+
+
+def new_setting(*path):
+    def set_it():
+        node = torch.backends
+        for name in path:
+            node = getattr(node, name)
+        node.fp32_precision = "tf32"
+    return set_it
+
+
+NEW = [new_setting(), new_setting("cuda", "matmul"), new_setting("cudnn", "conv"),
+       new_setting("mkldnn", "matmul")] if hasattr(torch.backends, "fp32_precision") else []
+WAYS = [
+    lambda: None,
+    lambda: torch.set_float32_matmul_precision("high"),
+    lambda: torch.set_float32_matmul_precision("medium"),
+    lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+    lambda: setattr(torch.backends.cudnn, "allow_tf32", True),
+    *NEW,
+]
+
+
+@pytest.mark.parametrize("way", range(len(WAYS)))
+def test_full_float32_whatever_was_set(way):
+    WAYS[way]()
+    nclib.setup(preset="cpu")
+    assert precisions() == ["highest", False, False, *["ieee"] * 6][: len(precisions())]
+
+
+def test_full_float32_without_the_new_settings(monkeypatch):
+    """torch before 2.9 has the old settings alone."""
+    monkeypatch.setattr(torch, "backends", SimpleNamespace(cudnn=torch.backends.cudnn))
+    torch.set_float32_matmul_precision("high")
+    runtime._full_float32()
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_numerics():
     nclib.setup(preset="cpu")
     assert torch.are_deterministic_algorithms_enabled()
-    assert not torch.backends.cuda.matmul.allow_tf32
     assert torch.get_num_threads() == 1
+
+
+def test_trainings_side_by_side(monkeypatch):
+    monkeypatch.setattr(runtime, "THREADS", 5)
+    cpu = runtime.setup(preset="cpu")
+    assert runtime.workers() == 5
+    gpu = runtime.Run(preset="gpu", seed=0, device=torch.device("cuda"))
+    monkeypatch.setattr(runtime, "_current", gpu)
+    assert runtime.workers() == 1 and cpu is not gpu
 
 
 def test_provenance():

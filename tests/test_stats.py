@@ -50,6 +50,7 @@ def textbook(features, labels, C, weighting="class"):
         "class": (by_class, by_class, by_class),
         "sample": (by_sample, by_sample, by_sample),
         "mixed": (by_sample, by_class, by_sample),
+        "papyan": (by_class, by_class, by_sample),
     }[weighting]
     M = means - w_mean @ means
     between = np.einsum("c,ci,cj->ij", w_between, M, M)
@@ -186,12 +187,12 @@ def test_split_and_order_do_not_matter(sizes, seed, dtype):
             yield features[order[a:b]], labels[order[a:b]]
         order = order.flip(0)  # the second pass may come in another order
 
-    before = stats._CHUNK_BYTES
+    before = stats.sums._CHUNK_BYTES
     try:
-        stats._CHUNK_BYTES = {"cpu": 1}  # pieces of 64 rows
+        stats.sums._CHUNK_BYTES = {"cpu": 1}  # pieces of 64 rows
         same(ClassStats.from_batches(batches, 4, weight=weight, bias=bias), whole)
     finally:
-        stats._CHUNK_BYTES = before
+        stats.sums._CHUNK_BYTES = before
 
 
 def test_reused_batch_memory_and_other_label_dtypes():
@@ -272,7 +273,7 @@ class Largest(TorchDispatchMode):
 
 
 def test_memory_does_not_grow_with_samples_or_squared_dimension(monkeypatch):
-    monkeypatch.setattr(stats, "_CHUNK_BYTES", {"cpu": 64 * 1000 * 4})
+    monkeypatch.setattr(stats.sums, "_CHUNK_BYTES", {"cpu": 64 * 1000 * 4})
     d, C, rows = 1000, 5, 64
     largest = []
     for N in (500, 3000):
@@ -314,14 +315,20 @@ ERRORS = {
     "empty class within": ({"labels": Y.where(Y != 2, 1)}, "no samples of class 2"),
     "NaN": ({"features": NAN}, "NaN or infinity"),
     "infinity": ({"features": INF}, "NaN or infinity"),
-    "overflow": ({"features": F * 1e30}, "overflows torch.float32"),
+    "overflow": ({"features": F * 3e38}, "NaN or infinity"),
     "one sample": ({"features": F[:1], "labels": Y[:1]}, "at least 2 samples"),
     "no sample": ({"features": F[:0], "labels": Y[:0]}, "at least 2 samples"),
     "one class": ({"labels": torch.zeros_like(Y)}, "at least 2 classes"),
     "constant features": ({"features": torch.full((40, 6), 0.1)}, "class means are equal"),
     "zero features": ({"features": torch.zeros(40, 6)}, "class means are equal"),
     "weight of another width": ({"weight": torch.ones(4, 5)}, r"weight .*\(4, 6\).*\(4, 5\)"),
-    "weight of other classes": ({"weight": torch.ones(3, 6)}, r"weight .*\(4, 6\).*\(3, 6\)"),
+    "weight of other classes": ({"weight": torch.ones(3, 6)}, r"label 3 is not in \[0, 3\)"),
+    "weight of more classes": ({"weight": torch.ones(5, 6)}, "no samples of class 4"),
+    "stray label": ({"labels": Y.where(Y != 3, 2**40)}, "is a label stray .*1099511627776"),
+    "stray byte": ({"labels": Y.where(Y != 3, 255)}, "is a label stray"),
+    "classes that repeat": ({"classes": [0, 0, 1]}, "classes repeat"),
+    "unknown classes": ({"classes": "all"}, 'labels or "seen"'),
+    "class that is not there": ({"classes": [0, 1, 9]}, "no samples of class 9"),
     "transposed bias": (
         {"weight": torch.ones(4, 6), "bias": torch.ones(4, 1)}, r"bias .*\(4,\).*\(4, 1\)",
     ),

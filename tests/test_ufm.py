@@ -1,5 +1,6 @@
 """The unconstrained-features model against independent forms, and the batched solver."""
 
+import math
 from functools import partial
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nclib import metrics, ufm
+from nclib import collapse, ufm
 
 F64 = torch.float64
 
@@ -80,7 +81,7 @@ def test_collapse_at_the_optimum():
     loss = partial(ufm.ce_loss, lam_w=1e-2, lam_h=1e-2, lam_b=1e-2)
     found = ufm.minimize(loss, ufm.init(1, 4, 6, 5, generator=generator()))
     x = {k: v[0] for k, v in found.x.items()}
-    r = metrics.measure(x["H"], ufm.labels(4, 6), x["W"], x["b"])
+    r = collapse.measure(x["H"], ufm.labels(4, 6), x["W"], x["b"])
     assert max(r.nc1, r.nc2_etf, r.nc2_etf_weight, r.nc3, r.nc4_bias) < 1e-7
     assert r.nc4 == 0
 
@@ -145,3 +146,78 @@ def test_minimize_rejects():
         ufm.minimize(lambda x: (x / 0).sum(1), x)
     with pytest.raises(ValueError, match="leading axes"):
         ufm.minimize(rosenbrock, x | {"y": torch.zeros(3, 1, dtype=F64)})
+
+
+# --- any class sizes, decays of every kind --------------------------------------------------------
+
+
+def test_class_sizes():
+    y = ufm.labels(3, [2, 1, 4])
+    assert y.tolist() == [0, 0, 1, 2, 2, 2, 2]
+    g = torch.Generator().manual_seed(0)
+    x = ufm.init(2, 3, [2, 1, 4], 5, scale=1.0, generator=g)
+    x["b"] = torch.randn(2, 3, dtype=torch.float64, generator=g)
+    lam_w, lam_h = torch.tensor([0.1, 0.3], dtype=torch.float64), 0.2
+    loss = ufm.ce_loss(**x, lam_w=lam_w, lam_h=lam_h, lam_b=0.5, counts=[2, 1, 4])
+    for i in range(2):
+        W, H, b = (x[k][i] for k in "WHb")
+        fit = torch.nn.functional.cross_entropy(H @ W.T + b, y)
+        decay = lam_w[i] * W.square().sum() + lam_h * H.square().sum() + 0.5 * b.square().sum()
+        torch.testing.assert_close(loss[i], fit + decay / 2)
+    balanced = ufm.init(2, 3, 4, 5, generator=g)
+    kwargs = {"lam_w": 0.1, "lam_h": 0.2}
+    torch.testing.assert_close(
+        ufm.ce_loss(**balanced, **kwargs), ufm.ce_loss(**balanced, **kwargs, counts=[4, 4, 4]))
+    M = torch.randn(2, 3, 5, dtype=torch.float64, generator=g)
+    torch.testing.assert_close(
+        ufm.ce_class_loss(x["W"], M, x["b"], [2, 1, 4], lam_w, lam_h, 0.5),
+        ufm.ce_loss(x["W"], M[:, y], x["b"], lam_w, lam_h, 0.5, counts=[2, 1, 4]))
+    with pytest.raises(ValueError, match="the classes have 6"):
+        ufm.ce_loss(**x, lam_w=1, lam_h=1, counts=[2, 1, 3])
+    with pytest.raises(ValueError, match="class sizes of at least 1"):
+        ufm.labels(3, [2, 0, 1])
+
+
+def test_solver_finds_the_closed_form_and_proves_it():
+    lam = torch.tensor([1e-3, 3e-3, 0.2], dtype=torch.float64)
+    found = ufm.ce_solve(torch.full((4,), 10.0), lam, 1e-3)
+    exact = ufm.ce_optimum(4, 10, lam, 1e-3)
+    assert (found.loss - exact.loss).abs().max() < 1e-10
+    assert (found.excess < 1e-6).all()
+    gap = found.logits[0].diagonal() - found.logits[0, :, [1, 0, 3, 2]].diagonal()
+    torch.testing.assert_close(gap, exact.gap[0].expand(4), rtol=1e-6, atol=1e-6)
+    zero = ufm.ce_solve([10.0, 10], 1.0, 1.0)
+    assert zero.loss == pytest.approx(math.log(2)) and zero.weight.abs().max() < 1e-4
+
+
+def test_solver_on_unequal_sizes_has_no_better_start_and_shows_minority_collapse():
+    counts = [40, 40, 2, 2]
+    found = ufm.ce_solve(counts, 2e-2, 2e-2, bias=False)
+    assert found.excess < 1e-6
+    start = ufm.init(6, 4, counts, 6, scale=0.5, generator=torch.Generator().manual_seed(0))
+    none = start.pop("b")
+    solved = ufm.minimize(
+        lambda W, H: ufm.ce_loss(W, H, none, 2e-2, 2e-2, counts=counts), start, max_iter=3000)
+    assert solved.loss.min() == pytest.approx(float(found.loss), abs=1e-9)
+    assert (solved.loss > found.loss - 1e-10).all()
+    rows = found.weight[0] - found.weight[0].mean(0)
+    near, far = (rows[2] - rows[3]).norm(), (rows[0] - rows[1]).norm()
+    assert near < 0.01 * far
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (3,), (1, 2), (1,)])
+def test_decays_of_another_shape_are_refused(shape):
+    lam = torch.full(shape, 0.1, dtype=torch.float64)
+    x = ufm.init(2, 3, 2, 4)
+    deep = ufm.deep_init(2, 3, 2, 4, 2)
+    for call in (
+        lambda: ufm.ce_loss(**x, lam_w=lam, lam_h=0.1),
+        lambda: ufm.ce_loss(**x, lam_w=0.1, lam_h=lam),
+        lambda: ufm.ce_loss(**x, lam_w=0.1, lam_h=0.1, lam_b=lam),
+        lambda: ufm.deep_loss(**deep, lam_w=lam, lam_h=0.1),
+        lambda: ufm.deep_loss(**deep, lam_w=[0.1, lam], lam_h=0.1),
+        lambda: ufm.deep_descend(deep, rate=0.1, steps=1, lam_w=0.1, lam_h=lam),
+        lambda: ufm.regression_loss(x["W"], x["H"], x["b"], torch.ones(6, 3), lam, 0.1),
+    ):
+        with pytest.raises(ValueError, match=r"must be a number or \(2,\)"):
+            call()

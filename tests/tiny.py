@@ -16,7 +16,7 @@ REPORT = """
     import json
     from IPython.display import display
 
-    record = json.loads('''RECORD''')
+    record = json.loads(r'''RECORD''')
     record["run"]["seed"] = seed
     first = record["claims"][0]
     first["measured"] = 0.5 + shift + 0.001 * seed
@@ -29,10 +29,20 @@ REPORT = """
 def claim(id="gap", measured=0.5, verdict="reproduced", tolerance=0.1, **changes) -> dict:
     """One claim as ``nclib.claims`` records it."""
     base = {
-        "id": id, "statement": "The gap | of *W* is small.", "source": "Theorem 1",
-        "kind": "theory", "scope": "exact", "measured": measured,
-        "bound": {"op": "below", "value": 1.0}, "tolerance": tolerance, "paper": None,
-        "verdict": verdict, "seeds": 1, "spread": None, "controls": None, "note": "",
+        "id": id, "statement": f"The {id} | of *W* under $\\lambda_W$ is small.", "says": "work",
+        "source": "Theorem 1", "kind": "theory", "scope": "exact", "measured": measured,
+        "values": None, "bound": {"op": "below", "value": 1.0}, "tolerance": tolerance,
+        "paper": None, "paper_value": None, "rival": None, "verdict": verdict, "seeds": 1,
+        "spread": None, "controls": None, "note": "",
+    }
+    return base | changes
+
+
+def assertion(id="holds", *claims, verdict="reproduced", **changes) -> dict:
+    """One assertion of the abstract as ``nclib.claims`` records it."""
+    base = {
+        "id": id, "text": f"The assertion {id} holds.", "claims": list(claims or ("gap",)),
+        "reason": None, "verdict": verdict, "scope": "exact",
     }
     return base | changes
 
@@ -41,11 +51,15 @@ def record(*claims, preset="cpu", variant="default", **run) -> dict:
     """A record as ``Claims.report`` leaves it in the output's metadata."""
     facts = {
         "slug": SLUG, "variant": variant, "preset": preset, "seed": 0, "device": "cpu",
-        "threads": 2, "seconds": 12.3, "versions": {"python": "3.11", "torch": "2.13"},
+        "threads": 1, "seconds": 12.3, "versions": {"python": "3.11", "torch": "2.13"},
         "commit": "0123456789abcdef",
     }
-    default = (claim(), claim("rank", measured=3, tolerance=0.0))
-    return {"claims": list(claims or default), "run": facts | run}
+    rank = claim("rank", measured=3, tolerance=0.0, bound={"op": "equals", "value": 3}, says="book",
+                 scope=None)
+    return {
+        "schema": 2, "claims": list(claims or (claim(), rank)), "abstract": [assertion()],
+        "run": facts | run,
+    }
 
 
 def display_output(metadata=None, **data) -> nbformat.NotebookNode:

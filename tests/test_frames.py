@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.linalg import helmert as scipy_helmert
 
-from nclib.geometry import etf_gram, helmert, simplex_etf
+from nclib.frames import etf_gram, helmert, simplex_etf
 
 F64 = torch.float64
 

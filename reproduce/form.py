@@ -1,0 +1,207 @@
+"""The form of a chapter: what storing adds to an executed notebook, and what the book makes of it.
+
+Stored notebooks read well on their own (Colab, GitHub): captions are cells, folded code has a
+title, figures are light. The book's staged copy joins captions to figures, names the folds, and
+gives every card its seeds and its row in the ledger.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Iterable
+
+import numpy as np
+from nbformat import NotebookNode
+from PIL import Image
+
+from nclib import cards
+
+from . import records, seeds
+from .layout import Layout, tags
+from .plan import nearest
+
+FIGURE_BYTES = 120_000
+TITLE = "#@title "
+CAPTION = "**Figure.** "
+GENERATED = ("badges", "abstract", "cite")
+MARKS = cards.MARK
+
+
+# --- storing --------------------------------------------------------------------------------------
+
+
+def palette(data: bytes, limit: int = FIGURE_BYTES) -> bytes:
+    """A PNG with at most 96 colors, fewer where it would be larger than ``limit``.
+
+    Transparency stays; an animated PNG is returned as it is.
+    """
+    picture = Image.open(io.BytesIO(data))
+    if getattr(picture, "n_frames", 1) > 1 or picture.mode == "P":
+        return data
+    rgba = picture.convert("RGBA")
+    best = data
+    for colors in (96, 64, 32):
+        small = rgba.quantize(colors, method=Image.Quantize.FASTOCTREE)
+        values = np.frombuffer(small.im.getpalette("RGBA", "RGBA"), np.uint8).copy()
+        alpha = values[3::4]
+        alpha[alpha > 245], alpha[alpha < 10] = 255, 0
+        small.putpalette(values.tobytes(), "RGBA")
+        buffer = io.BytesIO()
+        small.save(buffer, format="PNG", optimize=True)
+        if len(buffer.getvalue()) < len(best):
+            best = buffer.getvalue()
+        if len(best) <= limit:
+            break
+    return best
+
+
+def tidy(nb: NotebookNode) -> NotebookNode:
+    """Light figures, and Colab's own folds for code under a title. In place; returned."""
+    record = records.of_notebook(nb)
+    claims = {c["id"]: c for c in record["claims"]} if record else {}
+    for claim in claims.values():
+        if len(claim["values"] or ()) > cards.DOTS:
+            claim["values"] = None
+    for cell in nb.cells:
+        if cell.cell_type != "code":
+            continue
+        if cell.source.startswith(TITLE):
+            cell.metadata["cellView"] = "form"
+        for output in cell.outputs:
+            id = output.get("metadata", {}).get("nclib_claim")
+            if id in claims:
+                output.data["text/html"] = cards.card_html(claims[id], record["run"]["slug"])
+            png = output.get("data", {}).get("image/png")
+            if png:
+                small = palette(base64.b64decode(png))
+                output.data["image/png"] = base64.b64encode(small).decode("ascii")
+    return nb
+
+
+def moves(png: str) -> bool:
+    """Is this base64 text an animated PNG?"""
+    return b"acTL" in base64.b64decode(png[:4000])
+
+
+def abstract_lines(record: dict) -> str:
+    """The assertions of the abstract as a Markdown list, each with its verdict."""
+    lines = ["**What the abstract asserts, and what was found here**", ""]
+    for a in record["abstract"]:
+        by = ", ".join(f'<a href="#claim-{i}">{i}</a>' for i in a["claims"]) or a["reason"]
+        scope = f" ({cards.SCOPE[a['scope']]})" if a["scope"] else ""
+        lines.append(f"- {MARKS[a['verdict']]} **{a['verdict']}**{scope}: {a['text']} {by}")
+    lines += ["", cards.score_text(record)]
+    return "\n".join(lines)
+
+
+def nearest_line(layout: Layout, slug: str) -> str:
+    """The run nearest to the work's own setting, with its score."""
+    variant = nearest(layout, slug)
+    if variant is None:
+        return ""
+    record = records.of_file(layout.stored(slug, variant.name))
+    link = f"[{variant.title}](../pages/what-changes/{slug}.md#{variant.name})"
+    if record is None:
+        return f"nearest to the work's setting: {link}, not run"
+    work = cards.score(record)["work"]
+    return (f"nearest to the work's setting: {link}, {work['reproduced']} of {work['total']} of "
+            "the work's statements reproduced")
+
+
+def cite_lines(layout: Layout, slug: str, record: dict, url: str) -> str:
+    """BibTeX of the work and of the chapter."""
+    work = next(w for w in layout.works if w["slug"] == slug)
+    year = next(iter(re.findall(r"\d{4}", work.get("venue", ""))), "")
+    where = {"title": work["title"], "author": work.get("authors", "").replace(", ", " and "),
+             "year": year, "note": work.get("venue", "")}
+    if "arxiv" in work:
+        where |= {"eprint": work["arxiv"], "archivePrefix": "arXiv"}
+    if "openreview" in work:
+        where |= {"url": f"https://openreview.net/forum?id={work['openreview']}"}
+    run = record["run"]
+    ours = {
+        "title": f"Neural Collapse, Reproduced: {slug}",
+        "author": "{The authors of Neural Collapse, Reproduced}",
+        "url": f"{url}/blob/main/chapters/{slug}.ipynb",
+        "note": f"version {run['versions'].get('nclib', 'unknown')}, run at commit "
+                f"{(run.get('commit') or 'unknown')[:12]}",
+    }
+
+    def entry(key: str, fields: dict) -> str:
+        body = ",\n".join(f"  {k} = {{{v}}}" for k, v in fields.items() if v)
+        return f"@misc{{{key},\n{body}\n}}"
+
+    text = "\n\n".join([entry(f"{slug}-work", where), entry(f"{slug}-reproduced", ours)])
+    return f"## Cite\n\n```bibtex\n{text}\n```"
+
+
+def fill(layout: Layout, slug: str, nb: NotebookNode, texts: dict[str, str]) -> bool:
+    """Put the generated texts into the cells tagged for them; did anything change?"""
+    changed = False
+    for cell in nb.cells:
+        for tag, text in texts.items():
+            if cell.cell_type == "markdown" and tag in tags(cell) and cell.source != text:
+                cell.source, changed = text, True
+    return changed
+
+
+# --- staging --------------------------------------------------------------------------------------
+
+
+def for_book(layout: Layout, slug: str, nb: NotebookNode) -> NotebookNode:
+    """The chapter as the book shows it. In place; returned."""
+    found = seeds.load(layout, slug)
+    record = records.of_notebook(nb)
+    claims = {c["id"]: c for c in record["claims"]} if record else {}
+    cells: list[NotebookNode] = []
+    for cell in nb.cells:
+        if cell.cell_type == "markdown" and "caption" in tags(cell) and cells:
+            _join(cells[-1], cell.source)
+            continue
+        if cell.cell_type == "code":
+            _fold(cell)
+            for output in cell.outputs:
+                id = output.get("metadata", {}).get("nclib_claim")
+                if id in claims:
+                    output.data["text/html"] = cards.card_html(
+                        claims[id], slug, seeds=seeds.of_claim(found, id),
+                        ledger="../pages/ledger.html",
+                    )
+        cells.append(cell)
+    nb.cells = cells
+    return nb
+
+
+def _fold(cell: NotebookNode) -> None:
+    """The title of folded code becomes the book's prompt and leaves the code."""
+    if not cell.source.startswith(TITLE):
+        return
+    title, _, rest = cell.source.partition("\n")
+    title = title.removeprefix(TITLE).strip()
+    cell.source = rest
+    mystnb = cell.metadata.setdefault("mystnb", {})
+    mystnb["code_prompt_show"], mystnb["code_prompt_hide"] = title, f"Hide: {title}"
+
+
+def _join(cell: NotebookNode, caption: str) -> None:
+    """A caption cell becomes the caption of the figure before it, at the figure's own width."""
+    mystnb = cell.metadata.setdefault("mystnb", {})
+    text = " ".join(caption.removeprefix(CAPTION).split())
+    mystnb.setdefault("figure", {})["caption"] = text
+    width = next(iter(widths(cell.get("outputs", []))), None)
+    if width:
+        mystnb.setdefault("image", {})["width"] = f"{width}px"
+
+
+def widths(outputs: Iterable) -> list[int]:
+    """Width on the page of each PNG, from the output's metadata or half its pixels."""
+    result = []
+    for output in outputs:
+        png = output.get("data", {}).get("image/png")
+        if png:
+            told = output.get("metadata", {}).get("image/png", {}).get("width")
+            pixels = Image.open(io.BytesIO(base64.b64decode(png))).width
+            result.append(int(told or (pixels // 2 if pixels > 900 else pixels)))
+    return result
