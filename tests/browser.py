@@ -1,4 +1,4 @@
-"""A headless Chromium over its debugging pipe: the standard library alone, one process for all pages.
+"""A headless Chromium over its debugging pipe: standard library alone, one process for all pages.
 
 The book is served from its folder on the loopback address. Nothing outside it is reachable, so a
 page that loads something from a network (MathJax) is shown as a reader without network sees it.

@@ -3,7 +3,7 @@
 - Figures are numbered within their page.
 - A moving picture gets a still twin, its first frame, shown where the reader prefers reduced motion
   and on paper. `book.js` uses the same twin to pause it.
-- Scripts of a live-code service that this book does not offer are left out, and folded code is named
+- Scripts of a live-code service that this book does not offer are left out; folded code is named
   by its own title.
 """
 
