@@ -133,7 +133,7 @@ def test_lbfgs_records_the_parameters_before_the_step():
 
 
 def test_objective_sees_the_batch_and_hooks_change_it():
-    (x, y), seen = blobs(), []
+    (_, y), seen = blobs(), []
 
     def objective(batch):
         (slope,) = torch.autograd.grad(batch.features.sum(), batch.inputs, create_graph=True)
@@ -182,7 +182,6 @@ def test_float64_stays_float64():
 
 
 def test_batches_of_ones_own():
-    x, y = blobs()
     seen, totals = [], []
 
     def schedule(opt, total):
