@@ -55,10 +55,10 @@ test: $(ENV)  ## lint, unit tests, nbval of all chapters, book without warnings
 	$(call step,ruff,$(PY) -m ruff check .)
 	$(call step,lint,$(PY) -m pytest -q tests/test_notebooks.py tests/test_project.py)
 	$(call step,unit,$(PY) -m pytest -q tests --ignore=tests/test_notebooks.py \
-	  --ignore=tests/test_project.py --ignore=tests/test_book.py)
+	  --ignore=tests/test_project.py --ignore=tests/test_book.py --ignore=tests/test_pages.py)
 	$(call step,nbval,$(PY) -m pytest -q --nbval --nbval-sanitize-with nbval.cfg chapters/*.ipynb)
 	$(call step,html,$(PY) -m reproduce html)
-	$(call step,pages,BOOK_REQUIRED=1 $(PY) -m pytest -q tests/test_book.py)
+	$(call step,pages,BOOK_REQUIRED=1 $(PY) -m pytest -q tests/test_book.py tests/test_pages.py)
 	@echo "── all passed"; cat $(LOGS)/summary
 
 lint: $(ENV)  ## ruff, the notebook rules, the project's own consistency

@@ -361,6 +361,8 @@ ALLOWED = {
     "back to NumPy": lambda: cuda(3).cpu().numpy(),
     "number": lambda: float(cuda(3).sum()),
     "list": lambda: cuda(3).tolist(),
+    "derivative along a direction": lambda: torch.func.jvp(
+        lambda x: x.mean(-1) / 2, (cuda(4, 3),), (cuda(4, 3),)),
     "format": lambda: f"{cuda(3).sum():.2f}",
     "device generator": lambda: torch.randn(
         3, device="cuda", generator=torch.Generator("cuda").manual_seed(0)),

@@ -98,6 +98,9 @@ class CudaTensor(torch.Tensor):
         kwargs, name = dict(kwargs or {}), func.overloadpacket.__name__
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
         on_device = [t for t in given if isinstance(t, CudaTensor)]
+        if any(t.device.type == "meta" for t in given):  # torch.func asks for a shape only
+            plain = tree_map(_meta, (args, kwargs))
+            return func(*plain[0], **plain[1])
         indices = list(args[1]) if name in INDEXING else []
         on_host = [
             t for t in given if not isinstance(t, CudaTensor) and not any(t is i for i in indices)
@@ -139,6 +142,10 @@ class CudaTensor(torch.Tensor):
 
 def _bare(value):
     return value.elem if isinstance(value, CudaTensor) else value
+
+
+def _meta(value):
+    return value.elem.to("meta") if isinstance(value, CudaTensor) else value
 
 
 def _same_device(func, name, args, on_host, given) -> None:
