@@ -25,7 +25,7 @@ define step
 	echo "$(1): $$(tail -n 1 $(LOGS)/$(1).log) [$$SECONDS s]" >> $(LOGS)/summary
 endef
 
-.PHONY: help env book test html variants lint serve bench bundle ledger clean clean-env
+.PHONY: help env book test html variants rehearse lint serve bench bundle ledger clean clean-env
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1 \2/p' Makefile | \
@@ -55,10 +55,10 @@ test: $(ENV)  ## lint, unit tests, nbval of all chapters, book without warnings
 	$(call step,ruff,$(PY) -m ruff check .)
 	$(call step,lint,$(PY) -m pytest -q tests/test_notebooks.py tests/test_project.py)
 	$(call step,unit,$(PY) -m pytest -q tests --ignore=tests/test_notebooks.py \
-	  --ignore=tests/test_project.py --ignore=tests/test_book.py)
+	  --ignore=tests/test_project.py --ignore=tests/test_book.py --ignore=tests/test_pages.py)
 	$(call step,nbval,$(PY) -m pytest -q --nbval --nbval-sanitize-with nbval.cfg chapters/*.ipynb)
 	$(call step,html,$(PY) -m reproduce html)
-	$(call step,pages,BOOK_REQUIRED=1 $(PY) -m pytest -q tests/test_book.py)
+	$(call step,pages,BOOK_REQUIRED=1 $(PY) -m pytest -q tests/test_book.py tests/test_pages.py)
 	@echo "── all passed"; cat $(LOGS)/summary
 
 lint: $(ENV)  ## ruff, the notebook rules, the project's own consistency
@@ -68,6 +68,9 @@ lint: $(ENV)  ## ruff, the notebook rules, the project's own consistency
 variants: $(ENV)  ## run the variants that this machine can run, then check them
 	@$(PY) -m reproduce run
 	@$(PY) -m reproduce check
+
+rehearse: $(ENV)  ## the gpu preset of every chapter, small, on a pretend CUDA device
+	@$(PY) tests/rehearse.py $(SLUG)
 
 ledger: $(ENV)  ## write the ledger and the status tables from the stored notebooks
 	@$(PY) -m reproduce ledger

@@ -1,30 +1,76 @@
-"""nclib: exact, fast measures of neural collapse in PyTorch."""
+"""nclib: exact, fast measures of neural collapse in PyTorch.
 
-from . import collapse as collapse
-from . import data as data
-from . import ensembles as ensembles
-from . import frames as frames
-from . import geometry as geometry
-from . import losses as losses
-from . import metrics as metrics
-from . import models as models
-from . import nrc as nrc
-from . import plotting as plotting
-from . import polar as polar
-from . import solve as solve
-from . import stats as stats
-from . import training as training
-from . import ufm as ufm
-from .claims import Claim as Claim
-from .claims import Claims as Claims
-from .collapse import NCReport as NCReport
-from .collapse import measure as measure
-from .collapse import measure_batches as measure_batches
-from .nrc import NRCReport as NRCReport
-from .nrc import measure_regression as measure_regression
-from .runtime import Run as Run
-from .runtime import setup as setup
+The measures: :func:`measure`, :func:`measure_batches` for features that come in batches,
+:func:`measure_regression`, and the rooms ``collapse``, ``nrc``, ``complexity``; ``hooks`` for the
+layers of any model, ``stats`` for streams and ranks. The theory: ``frames``, ``polar``, ``ufm``,
+``solve``. For the book: ``data``, ``models``, ``ensembles``, ``losses``, ``training``, ``claims``,
+``runtime``, ``plotting``.
+"""
+
+from . import (
+    collapse,
+    complexity,
+    data,
+    ensembles,
+    frames,
+    geometry,
+    hooks,
+    losses,
+    metrics,
+    models,
+    nrc,
+    plotting,
+    polar,
+    solve,
+    stats,
+    training,
+    ufm,
+)
+from .claims import Claim, Claims
+from .collapse import NCReport, measure, measure_batches
+from .complexity import geometric_complexity
+from .frames import simplex_etf
+from .hooks import watch
+from .nrc import NRCReport, measure_regression
+from .polar import nearest_simplex_etf
+from .runtime import Run, setup
 from .runtime import version as _version
-from .stats import ClassStats as ClassStats
+from .stats import ClassMeans, ClassScatter, ClassStats
 
 __version__ = _version()
+
+__all__ = [
+    "Claim",
+    "Claims",
+    "ClassMeans",
+    "ClassScatter",
+    "ClassStats",
+    "NCReport",
+    "NRCReport",
+    "Run",
+    "collapse",
+    "complexity",
+    "data",
+    "ensembles",
+    "frames",
+    "geometric_complexity",
+    "geometry",
+    "hooks",
+    "losses",
+    "measure",
+    "measure_batches",
+    "measure_regression",
+    "metrics",
+    "models",
+    "nearest_simplex_etf",
+    "nrc",
+    "plotting",
+    "polar",
+    "setup",
+    "simplex_etf",
+    "solve",
+    "stats",
+    "training",
+    "ufm",
+    "watch",
+]

@@ -52,8 +52,9 @@ def seeded(make: Callable[[], nn.Module], seeds: Iterable[int]) -> Ensemble:
 
 def outputs(nets: Ensemble, x: Tensor, batch_size: int = 1024) -> tuple[Tensor, Tensor]:
     """Logits ``(B, N, K)`` and features ``(B, N, d)`` of shared inputs in evaluation mode."""
+    device = next(nets.parameters()).device
     with evaluating(nets):
-        pairs = [nets(part[None], return_features=True) for part in x.split(batch_size)]
+        pairs = [nets(b[None].to(device), return_features=True) for b in x.split(batch_size)]
     logits, features = zip(*pairs, strict=True)
     return torch.cat(logits, 1), torch.cat(features, 1)
 
@@ -200,8 +201,9 @@ def train(
     """Train all members in place, one step for each batch; return a record for each step in ``at``.
 
     Args:
-        x: ``(N, ...)`` inputs of all members, on their device; batches are gathered there. Members
-            with data of their own have them in here too, and other indices in ``batches``.
+        x: ``(N, ...)`` inputs of all members, moved to their device once; batches are gathered
+            there. Members with data of their own have them in here too, and other indices in
+            ``batches``.
         y: labels ``(N,)`` or targets ``(N, m)`` (floating point); ``(B, N)`` or ``(B, N, m)`` where
             members have their own.
         batches: index tensors, ``(n,)`` for all members or ``(B, n)``: :func:`shuffled`,
@@ -229,8 +231,10 @@ def train(
             extra = measure(step, nets) if measure else {}
         records.append({"step": step, "loss": total / max(count, 1), **extra})
 
-    records, at, count = [], set(at), 0
-    total = torch.zeros(nets.members, device=x.device, dtype=next(nets.parameters()).dtype)
+    records, at, count, like = [], set(at), 0, next(nets.parameters())
+    total = like.new_zeros(nets.members)
+    x, y = x.to(like.device), y.to(like.device)
+    weight = None if weight is None else weight.to(like.device)
     own_labels = y.dim() == (3 if y.is_floating_point() else 2)
     with learning(nets):
         if 0 in at:
@@ -238,7 +242,7 @@ def train(
             record(0)
             total.zero_()
         for step, index in enumerate(batches):
-            index = index.to(x.device)
+            index = index.to(like.device)
             inputs = x[index] if index.dim() == 2 else x[index][None]
             if input_gradients:
                 inputs.requires_grad_()

@@ -1,11 +1,22 @@
-"""Frames: the simplex equiangular tight frame (ETF) and what it is made of."""
+"""Frames: the simplex equiangular tight frame (ETF), SELI, and how to compare subspaces."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["etf_gram", "helmert", "simplex_etf"]
+__all__ = [
+    "effective_rank",
+    "etf_gram",
+    "helmert",
+    "numerical_rank",
+    "principal_angles",
+    "seli",
+    "simplex_etf",
+    "stable_rank",
+]
 
 
 def helmert(
@@ -103,3 +114,124 @@ def check_classes(K: int) -> None:
 
 def _or_default(dtype: torch.dtype | None) -> torch.dtype:
     return torch.get_default_dtype() if dtype is None else dtype
+
+
+# --- other geometries, and how to compare them --------------------------------------------------
+
+
+def seli(
+    counts: Tensor | Sequence[float], *, dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Classifier and class means of the SELI geometry, for any class sizes.
+
+    With the simplex-encoded labels ``Z = (I - 11ᵀ/K) Y = V Λ Uᵀ`` of the N samples: ``W Wᵀ =
+    V Λ Vᵀ``, ``Hᵀ H = U Λ Uᵀ``, ``W H = Z``. All samples of a class share one feature. For equal
+    sizes both are simplex ETFs up to scale.
+
+    Args:
+        counts: ``(K,)`` positive class sizes, K at least 2.
+        dtype, device: of the results; computed in float64.
+
+    Returns:
+        ``W (K, K - 1)`` and ``M (K, K - 1)``, a row a class.
+
+    Raises:
+        ValueError: not a vector of at least two positive sizes.
+
+    Source: Thrampoulidis et al. (2022), "Imbalance trouble: revisiting neural-collapse geometry".
+    """
+    n = torch.as_tensor(counts).detach().cpu().double()
+    if n.dim() != 1 or len(n) < 2 or not (n > 0).all() or not n.isfinite().all():
+        raise ValueError(f"counts must be at least two positive sizes, got {n.tolist()}")
+    B = helmert(len(n), dtype=torch.float64)
+    squares, V = torch.linalg.eigh((B * n) @ B.T)  # Z Zᵀ on the sum-zero vectors
+    V = B.T @ V.flip(-1)
+    values = squares.flip(-1).sqrt()
+    W, M = V * values.sqrt(), V / values.sqrt()
+    kind = {"dtype": _or_default(dtype), "device": device}
+    return W.to(**kind), M.to(**kind)
+
+
+def principal_angles(A: Tensor, B: Tensor) -> Tensor:
+    """Angles between the row spaces of two matrices, in radians, smallest first.
+
+    Small angles come from sines, large ones from cosines, so both are accurate.
+
+    Args:
+        A: ``(..., p, d)``. B: ``(..., q, d)``. Rows need not be orthonormal or independent, but
+            all matrices of a batch are taken as of full rank.
+
+    Returns:
+        ``(..., min(p, q))`` in ``[0, π/2]``; for single matrices, as many as the smaller rank.
+
+    Raises:
+        ValueError: another number of columns, or a matrix that is zero.
+
+    Source: Björck & Golub (1973).
+    """
+    if A.dim() < 2 or B.dim() < 2 or A.shape[-1] != B.shape[-1]:
+        raise ValueError(f"row spaces of {tuple(A.shape)} and {tuple(B.shape)} have no angles")
+    P, Q = _row_basis(A), _row_basis(B)
+    if P.shape[-2] < Q.shape[-2]:
+        P, Q = Q, P
+    product = Q @ P.mT
+    cosines = torch.linalg.svdvals(product).clamp(max=1)
+    sines = torch.linalg.svdvals(Q - product @ P).clamp(max=1).flip(-1)
+    return torch.where(cosines**2 > 0.5, sines.asin(), cosines.acos())
+
+
+def _row_basis(A: Tensor) -> Tensor:
+    _, s, rows = torch.linalg.svd(A, full_matrices=False)
+    if not (s[..., 0] > 0).all():
+        raise ValueError("a matrix is zero: it has no row space")
+    if A.dim() == 2:
+        rows = rows[: numerical_rank(A)]
+    return rows
+
+
+def numerical_rank(A: Tensor, rtol: float | None = None) -> int:
+    """Number of singular values above ``rtol`` times the largest.
+
+    Args:
+        A: ``(m, n)``.
+        rtol: by default ``max(m, n)`` times the precision of the dtype.
+
+    Raises:
+        ValueError: not a matrix, or not finite.
+    """
+    s = _singular_values(A)
+    rtol = max(A.shape) * torch.finfo(A.dtype).eps if rtol is None else rtol
+    return int((s > rtol * s[0]).sum())
+
+
+def stable_rank(A: Tensor) -> float:
+    """``‖A‖_F² / ‖A‖_2²``, at most the rank; 0 for a zero matrix.
+
+    Args:
+        A: ``(m, n)``.
+    """
+    s = _singular_values(A)
+    return float((s / s[0]).square().sum()) if s[0] > 0 else 0.0
+
+
+def effective_rank(A: Tensor) -> float:
+    """Exponential of the entropy of the singular values' shares, between 1 and the rank; 0 for a
+    zero matrix.
+
+    Args:
+        A: ``(m, n)``.
+
+    Source: Roy & Vetterli (2007), "The effective rank: a measure of effective dimensionality".
+    """
+    s = _singular_values(A)
+    if not s[0] > 0:
+        return 0.0
+    share = s / s.sum()
+    return float(torch.special.entr(share).sum().exp())
+
+
+def _singular_values(A: Tensor) -> Tensor:
+    if A.dim() != 2 or not A.numel() or not A.isfinite().all():
+        raise ValueError(f"expected a finite matrix, got shape {tuple(A.shape)}")
+    return torch.linalg.svdvals(A.detach())

@@ -6,13 +6,13 @@ Every problem is one slice of a leading axis ``B``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Solution", "minimize"]
+__all__ = ["Path", "Solution", "descend", "minimize"]
 
 
 @dataclass(frozen=True)
@@ -182,3 +182,62 @@ class _History:
             -scale[:, None, None] * g.unsqueeze(1), weights.unsqueeze(1), self.pairs
         ).squeeze(1)
         return direction, torch.where(uphill, -g_sq, slope)
+
+
+@dataclass(frozen=True)
+class Path:
+    """Result of :func:`descend`: the last variables, and what was recorded on the way.
+
+    ``steps`` are the recorded step numbers (T of them), ``loss`` is ``(T, B)``; ``kept`` holds a
+    copy of the variables for each step asked for.
+    """
+
+    x: dict[str, Tensor]
+    steps: list[int]
+    loss: Tensor
+    kept: dict[int, dict[str, Tensor]]
+
+
+def descend(
+    loss: Callable[..., Tensor], start: dict[str, Tensor], *, rate: float | Tensor, steps: int,
+    momentum: float = 0.0, record: Collection[int] = (), keep: Collection[int] = (),
+) -> Path:
+    """Plain gradient descent on ``B`` independent problems, with recorded steps.
+
+    Args:
+        loss, start: as in :func:`minimize`.
+        rate: step length, for all or ``(B,)``.
+        steps: number of steps.
+        momentum: of the heavy ball, v ← momentum·v + gradient, x ← x − rate·v.
+        record: steps at which the loss is recorded; the first (0) and the last are always.
+        keep: steps whose variables are copied.
+
+    Raises:
+        ValueError: ``steps`` < 0, or ``loss`` does not return one value a problem.
+        FloatingPointError: no problem has a finite loss at a recorded step.
+    """
+    if steps < 0:
+        raise ValueError(f"steps must be ≥ 0, got {steps}")
+    x = {name: v.detach().clone() for name, v in start.items()}
+    B = len(next(iter(x.values())))
+    rate = torch.as_tensor(rate)
+    speed, losses, kept = {k: torch.zeros_like(v) for k, v in x.items()}, {}, {}
+    for step in range(steps + 1):
+        with torch.enable_grad():
+            for v in x.values():
+                v.requires_grad_()
+            f = loss(**x)
+            if f.shape != (B,):
+                raise ValueError(f"loss must have shape ({B},), got {tuple(f.shape)}")
+            gradients = torch.autograd.grad(f.sum(), list(x.values())) if step < steps else ()
+        if step in (0, steps) or step in record:
+            losses[step] = f.detach().nan_to_num(nan=math.inf)
+            if losses[step].isinf().all():
+                raise FloatingPointError(f"no loss is finite at step {step}")
+        x = {name: v.detach() for name, v in x.items()}
+        if step in keep:
+            kept[step] = {name: v.clone() for name, v in x.items()}
+        for (name, v), g in zip(x.items(), gradients, strict=step < steps):
+            speed[name] = momentum * speed[name] + g
+            x[name] = v - rate.to(v).reshape(-1, *[1] * (v.dim() - 1)) * speed[name]
+    return Path(x, list(losses), torch.stack(list(losses.values())), kept)

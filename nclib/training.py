@@ -197,9 +197,16 @@ def _widened(values: Tensor) -> Tensor:
 
 
 def _save(path: Path, state: dict) -> None:
-    """Write the file as a whole or not at all."""
+    """Write the file as a whole or not at all, with every tensor on the CPU."""
+    def on_cpu(value):
+        if isinstance(value, dict):
+            return {key: on_cpu(v) for key, v in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(map(on_cpu, value))
+        return value.cpu() if isinstance(value, Tensor) else value
+
     partial = path.with_name(path.name + ".partial")
-    torch.save(state, partial)
+    torch.save(on_cpu(state), partial)
     os.replace(partial, path)
 
 
@@ -228,12 +235,13 @@ def _set_random(state: dict, generator: torch.Generator | None, device: torch.de
 
 
 def outputs(model: nn.Module, x: Tensor, batch_size: int = 1024) -> tuple[Tensor, Tensor]:
-    """Logits ``(N, K)`` and features ``(N, d)`` of ``x`` in evaluation mode.
+    """Logits ``(N, K)`` and features ``(N, d)`` of ``x`` in evaluation mode, on the model's device.
 
     Memory: the two results and the activations of one batch.
     """
+    device = next(model.parameters()).device
     with evaluating(model):
-        pairs = [model(b, return_features=True) for b in x.split(batch_size)]
+        pairs = [model(b.to(device), return_features=True) for b in x.split(batch_size)]
     logits, features = zip(*pairs, strict=True)
     return torch.cat(logits), torch.cat(features)
 

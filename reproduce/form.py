@@ -156,16 +156,10 @@ def for_book(layout: Layout, slug: str, nb: NotebookNode) -> NotebookNode:
     record = records.of_notebook(nb)
     claims = {c["id"]: c for c in record["claims"]} if record else {}
     cells: list[NotebookNode] = []
-    number = 0
     for cell in nb.cells:
         if cell.cell_type == "markdown" and "caption" in tags(cell) and cells:
-            number += 1
-            _join(cells[-1], f"**Figure {number}.** {cell.source.removeprefix(CAPTION)}")
+            _join(cells[-1], cell.source.removeprefix(CAPTION))
             continue
-        old = cell.metadata.get("mystnb", {}).get("figure", {})
-        if old.get("caption") and records.is_old(record):  # TRANSITION
-            number += 1
-            old["caption"] = f"**Figure {number}.** {old['caption']}"
         if cell.cell_type == "code":
             _fold(cell)
             for output in cell.outputs:

@@ -1,10 +1,22 @@
 """Frames: what a simplex ETF must satisfy."""
 
+import math
+
 import pytest
+import scipy.linalg
 import torch
 from scipy.linalg import helmert as scipy_helmert
 
-from nclib.frames import etf_gram, helmert, simplex_etf
+from nclib.frames import (
+    effective_rank,
+    etf_gram,
+    helmert,
+    numerical_rank,
+    principal_angles,
+    seli,
+    simplex_etf,
+    stable_rank,
+)
 
 F64 = torch.float64
 
@@ -61,3 +73,75 @@ def test_errors():
     for function in (simplex_etf, helmert, etf_gram):
         with pytest.raises(ValueError, match="K=1"):
             function(1)
+
+
+# --- SELI, angles, ranks --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("counts", [[5, 5, 5], [7, 3, 1, 1], [100, 1], [4, 9, 2, 30, 1]])
+def test_seli_against_its_definition(counts):
+    K, n = len(counts), torch.tensor(counts)
+    y = torch.arange(K).repeat_interleave(n)
+    Z = (torch.eye(K, dtype=torch.float64) - 1 / K)[:, y]  # (K, N)
+    V, s, Ut = torch.linalg.svd(Z, full_matrices=False)
+    V, s, Ut = V[:, : K - 1], s[: K - 1], Ut[: K - 1]
+    W, M = seli(counts, dtype=torch.float64)
+    assert W.shape == M.shape == (K, K - 1)
+    torch.testing.assert_close(W @ W.T, (V * s) @ V.T)
+    torch.testing.assert_close(M[y] @ M[y].T, (Ut.T * s) @ Ut)
+    torch.testing.assert_close(W @ M[y].T, Z)
+    if len(set(counts)) == 1:
+        torch.testing.assert_close(
+            W @ W.T / (W @ W.T).norm(), etf_gram(K, dtype=torch.float64))
+        torch.testing.assert_close(W / W.norm(), M / M.norm())
+
+
+def test_seli_refuses():
+    for counts in ([3], [1, 0], [[1, 2]], [1, float("nan")]):
+        with pytest.raises(ValueError, match="at least two positive"):
+            seli(counts)
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-9, 1e-3, 0.7, 1.57, math.pi / 2])
+def test_principal_angles_of_known_planes(angle):
+    A = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0]], dtype=torch.float64)
+    B = torch.tensor([[1.0, 0, 0, 0], [0, math.cos(angle), math.sin(angle), 0]]).double()
+    B[1, 1], B[1, 2] = math.cos(angle), math.sin(angle)
+    mixed = torch.tensor([[2.0, 1], [-1, 3]], dtype=torch.float64) @ B
+    found = principal_angles(A, mixed)
+    torch.testing.assert_close(
+        found, torch.tensor([0, angle], dtype=torch.float64), rtol=1e-6, atol=2e-15)
+
+
+def test_principal_angles_against_scipy():
+    g = torch.Generator().manual_seed(0)
+    for p, q in ((2, 3), (3, 3), (4, 1)):
+        A, B = (torch.randn(r, 6, generator=g, dtype=torch.float64) for r in (p, q))
+        expected = scipy.linalg.subspace_angles(A.T.numpy(), B.T.numpy())[::-1].copy()
+        torch.testing.assert_close(principal_angles(A, B), torch.tensor(expected))
+        doubled = torch.cat([A, A[:1]])  # a dependent row adds no angle
+        torch.testing.assert_close(principal_angles(doubled, B), torch.tensor(expected))
+    batch = torch.randn(5, 2, 6, generator=g, dtype=torch.float64)
+    each = torch.stack([principal_angles(A, b) for b in batch])
+    torch.testing.assert_close(principal_angles(A.expand(5, -1, -1), batch), each)
+    for bad, words in (((A, A[:, :3]), "no angles"), ((A, 0 * A), "zero")):
+        with pytest.raises(ValueError, match=words):
+            principal_angles(*bad)
+
+
+def test_ranks():
+    s = torch.tensor([4.0, 2, 1, 1e-9], dtype=torch.float64)
+    g = torch.Generator().manual_seed(0)
+    Q = torch.linalg.qr(torch.randn(6, 4, generator=g, dtype=torch.float64)).Q
+    A = (Q * s) @ torch.linalg.qr(torch.randn(4, 4, generator=g, dtype=torch.float64)).Q
+    assert numerical_rank(A) == 4 and numerical_rank(A.float()) == 3
+    assert numerical_rank(A, rtol=0.3) == 2 and numerical_rank(0 * A) == 0
+    assert stable_rank(A) == pytest.approx(21 / 16)
+    share = torch.tensor([4.0, 2, 1]) / 7
+    entropy = -(share * share.log()).sum()
+    assert effective_rank(A) == pytest.approx(float(entropy.exp()), rel=1e-6)
+    assert effective_rank(torch.eye(5)) == pytest.approx(5) and stable_rank(torch.eye(5)) == 5
+    assert stable_rank(0 * A) == effective_rank(0 * A) == 0
+    assert stable_rank(A * 1e200) == pytest.approx(21 / 16)
+    with pytest.raises(ValueError, match="finite matrix"):
+        stable_rank(A / 0)

@@ -125,7 +125,7 @@ def test_a_staged_chapter(book):
     nb.cells[-1].outputs.insert(0, shown)
     form.for_book(book, SLUG, nb)
     mystnb = next(c for c in nb.cells if c.id == "figure").metadata["mystnb"]
-    assert mystnb["figure"]["caption"] == "**Figure 1.** One pixel."
+    assert mystnb["figure"]["caption"] == "One pixel."
     assert mystnb["image"]["width"] == "321px"
     assert mystnb["code_prompt_show"] == "Code: a pixel"
     assert not any("#@title" in c.source or c.id == "cap" for c in nb.cells)

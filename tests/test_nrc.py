@@ -497,3 +497,12 @@ def test_bias_is_checked():
             nrc.measure_regression(H, Y, W, bias)
     with pytest.raises(ValueError, match="bias holds"):
         nrc.measure_regression(H, Y, W, torch.tensor([1, 2, torch.nan]))
+
+
+def test_gamma_stays_in_its_interval():
+    """A direction that W has lost pulls gamma beyond the smallest eigenvalue: the end is taken."""
+    root = torch.diag(torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64))
+    gram = torch.diag(torch.tensor([0.0, 0.1, 2.1], dtype=torch.float64))
+    fit = nrc.nrc3_fit(gram.sqrt(), root)
+    assert float(fit.gamma) == pytest.approx(0.25) and float(fit.ratio) == pytest.approx(1)
+    assert not fit.inside and fit.value == nrc.nrc3(gram.sqrt(), root, 0.25)

@@ -243,17 +243,42 @@ def test_spelling_is_american():
     assert found == []
 
 
+def others_models():
+    """Three models that are not ours, each with a linear head."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    flat = nn.Sequential()
+    flat.add_module("body", nn.Sequential(nn.Flatten(), nn.Linear(48, 9), nn.ReLU()))
+    flat.add_module("head", nn.Linear(9, 3))
+    images = nn.Sequential()
+    images.add_module("body", nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    images.add_module("head", nn.Linear(6, 3, bias=False))
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+            self.head = nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.head(self.encoder(x.flatten(2)).mean(1))
+
+    return {"flat": flat, "images": images, "tokens": Tokens()}
+
+
 @pytest.mark.parametrize("page", ["README.md", "pages/api.md"])
-def test_the_ten_lines_run(page, capsys):
+@pytest.mark.parametrize("name", ["flat", "images", "tokens"])
+def test_the_ten_lines_run(page, name, capsys):
     import torch
 
-    code = re.search(r"```python\n(import torch.*?)```", text(page), re.DOTALL).group(1)
+    code = re.search(r"```python\n(import nclib\n\nwith.*?)```", text(page), re.DOTALL).group(1)
     assert len(code.splitlines()) <= 10
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(60, 5, generator=generator)
+    x = torch.randn(60, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     batches = [(x[:30], torch.arange(30) % 3), (x[30:], torch.arange(30) % 3)]
-    names = {"loader": batches, "body": torch.nn.Linear(5, 4), "head": torch.nn.Linear(4, 3)}
-    exec(code, names)
+    exec(code, {"loader": batches, "model": others_models()[name]})
     assert len(capsys.readouterr().out.split()) == 4
 
 

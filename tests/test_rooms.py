@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "collapse": {"stats", "frames"},
     "nrc": set(),
     "complexity": {"stats"},
-    "hooks": {"collapse"},
+    "hooks": {"collapse", "stats"},
     "solve": set(),
     "ufm": {"frames", "solve"},
     "losses": set(),

@@ -19,6 +19,7 @@ collapse in transfer learning".
 from .held_out import Decisions, decide
 from .measures import (
     cdnv,
+    cdnv_pairs,
     nc1,
     nc1_ratio,
     nc2_angles,
@@ -36,6 +37,7 @@ __all__ = [
     "Decisions",
     "NCReport",
     "cdnv",
+    "cdnv_pairs",
     "decide",
     "measure",
     "measure_batches",

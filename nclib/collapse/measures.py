@@ -9,6 +9,7 @@ from ..stats import ClassStats, check_matrix, unit
 
 __all__ = [
     "cdnv",
+    "cdnv_pairs",
     "nc1",
     "nc1_ratio",
     "nc2_angles",
@@ -29,6 +30,9 @@ def nc1(stats: ClassStats) -> float:
 
     Exactly zero if every sample equals its class mean, and never negative.
 
+    Args:
+        stats: of any features.
+
     Source: Papyan, Han & Donoho (2020), Figure 6; Zhu et al. (2021), NC1.
     """
     return stats.within_pinv_trace / stats.num_classes
@@ -36,6 +40,9 @@ def nc1(stats: ClassStats) -> float:
 
 def nc1_ratio(stats: ClassStats) -> float:
     """``tr Sigma_W / tr Sigma_B``: like :func:`nc1`, but dominated by the widest directions.
+
+    Args:
+        stats: of any features.
 
     Source: a common variant, without the inverse that makes :func:`nc1` look at every direction.
     """
@@ -48,7 +55,8 @@ def cdnv(stats: ClassStats) -> float:
     ``V_ij = (v_i + v_j) / (2 ‖mu_i - mu_j‖²)`` with ``v_c`` the mean squared distance of class c's
     samples to ``mu_c``. Infinite where two class means coincide and their samples do not; two means
     closer than about ``1e-7`` of their distance from ``mu_G`` count as one. Every pair counts once,
-    in every ``weighting``. The one-sided form ``v_i / ‖mu_i - mu_j‖²`` has the same mean.
+    in every ``weighting`` of the ``stats``. The one-sided form ``v_i / ‖mu_i - mu_j‖²`` has the
+    same mean.
 
     Source: Galanti, György & Hutter (2022).
     """
@@ -64,6 +72,40 @@ def cdnv(stats: ClassStats) -> float:
         values = torch.where(variances > 0, variances / (2 * distances), 0.0)
         total += values.triu(1 + rows.start).sum()
     return float(total / (C * (C - 1) / 2))
+
+
+def cdnv_pairs(
+    stats: ClassStats, *, form: str = "symmetric", unbiased: bool = False
+) -> Tensor:
+    """The class-distance normalized variance of every pair, ``(C, C)`` with NaN on the diagonal.
+
+    Args:
+        stats: of any features.
+        form: ``"symmetric"``, ``(v_i + v_j) / (2 ‖mu_i - mu_j‖²)``, of Galanti, György & Hutter
+            (2022); or ``"one-sided"``, ``v_i / ‖mu_i - mu_j‖²``, of their later versions. The means
+            over pairs are the same.
+        unbiased: variances over ``n - 1``, and squared distances minus what the errors of the two
+            means add, ``v_i/n_i + v_j/n_j``: numerator and denominator are then unbiased for few
+            samples a class. A pair that is not told apart has a negative or infinite value.
+
+    Raises:
+        ValueError: an unknown form, or a class of one sample with ``unbiased``.
+    """
+    if form not in ("symmetric", "one-sided"):
+        raise ValueError(f"form must be 'symmetric' or 'one-sided', got {form!r}")
+    size = unit(stats.centered_means)
+    means, variances = stats.centered_means / size, (stats.spread / size).square()
+    squares = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist").square()
+    if unbiased:
+        if (stats.counts < 2).any():
+            raise ValueError("an unbiased variance needs two samples of every class")
+        variances = variances * stats.counts / (stats.counts - 1)
+        errors = variances / stats.counts
+        squares = squares - errors[:, None] - errors
+    top = variances[:, None] + 0 * variances
+    if form == "symmetric":
+        top = (top + top.T) / 2
+    return (top / squares).fill_diagonal_(torch.nan)
 
 
 def nc2_etf(vectors: Tensor) -> float:

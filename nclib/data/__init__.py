@@ -7,6 +7,7 @@ Every file is compared with a pinned checksum each time that it is read, whereve
 Nothing is ever unpickled, and no archive is unpacked to disk.
 """
 
+from . import splits
 from .fetch import DataError, File, Source, cache_dir
 from .registry import (
     CIFAR10_CLASSES,
@@ -33,4 +34,5 @@ __all__ = [
     "cache_dir",
     "load",
     "load_regression",
+    "splits",
 ]

@@ -23,10 +23,9 @@ their own, a power of two. On Apple's GPUs, which have no float64, accumulators 
 
 from .first import ClassMeans
 from .second import ClassScatter
-from .sums import check_matrix
+from .sums import check_matrix as check_matrix
 from .sums import unit as unit
-from .table import WEIGHTINGS, Batches, ClassStats, walk
+from .table import WEIGHTINGS, Batches, ClassStats
+from .table import walk as walk
 
-__all__ = [
-    "WEIGHTINGS", "Batches", "ClassMeans", "ClassScatter", "ClassStats", "check_matrix", "walk",
-]
+__all__ = ["WEIGHTINGS", "Batches", "ClassMeans", "ClassScatter", "ClassStats"]

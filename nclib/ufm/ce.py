@@ -1,4 +1,4 @@
-"""The cross-entropy model: balanced classes in closed form, any others with a solver."""
+"""The cross-entropy model: balanced classes in closed form, any class sizes by a solver."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ def labels(
     Args:
         num_classes: K.
         per_class: n for balanced classes, or the K class sizes.
+        device: of the result.
+
+    Raises:
+        ValueError: a size below 1, or not K of them.
     """
     sizes = torch.tensor(class_sizes(num_classes, per_class), device=device)
     return torch.arange(num_classes, device=device).repeat_interleave(sizes)
@@ -136,6 +140,11 @@ def ce_optimum(num_classes: int, per_class: int, lam_w: Decay, lam_h: Decay) -> 
 
     f* = −log(1 − (K−1)s) + (K−1) s log(1/s − K + 1) where s = √(n λ_W λ_H) < 1/K, else log K.
 
+    Args:
+        num_classes: K.
+        per_class: n.
+        lam_w, lam_h: positive floats, or tensors that broadcast.
+
     Raises:
         ValueError: K < 2, n < 1, or a λ that is not positive.
     """
@@ -166,7 +175,13 @@ def init(
 ) -> dict[str, Tensor]:
     """Gaussian start ``{"W": (B,K,d), "H": (B,N,d), "b": (B,K)}`` in float64; the bias is zero.
 
-    ``scale`` is the standard deviation of every entry: a float or a ``(B,)`` tensor.
+    Args:
+        batch: B.
+        num_classes: K.
+        per_class: n for balanced classes, or the K class sizes.
+        dim: d.
+        scale: standard deviation of every entry, a float or a ``(B,)`` tensor.
+        generator: on the CPU; the same numbers on every ``device``.
     """
     total = sum(class_sizes(num_classes, per_class))
     shapes = {"W": (batch, num_classes, dim), "H": (batch, total, dim)}

@@ -33,6 +33,7 @@ def deep_init(
     Returns ``{"H": (B,N,d_1), "W1": (B,d_2,d_1), …, "WL": (B,K,d_L)}`` with L = ``depth``.
 
     Args:
+        batch, num_classes, per_class, depth: B, K, n and L.
         width: d_1 = … = d_L, or a list of these L widths.
         scale: a float or a ``(B,)`` tensor.
         generator: CPU generator; the same numbers on every ``device``.
@@ -134,7 +135,7 @@ def deep_descend(
         start: as from :func:`deep_init`; not modified.
         rate: step length, the same for all.
         steps: number of steps.
-        lam_w, lam_h: as in :func:`deep_loss`.
+        lam_w, lam_h, relu_features: as in :func:`deep_loss`.
         momentum: of the heavy ball, v ← momentum·v + gradient, x ← x − rate·v; 0 is plain descent.
         record: steps at which the loss is recorded; the first (0) and the last are always.
         keep: steps whose variables are copied.
@@ -274,14 +275,24 @@ def rigid_level(product, decay, depth: int) -> tuple[Tensor, Tensor]:
 def dnc_level(num_classes: int, depth: int, decay) -> Tensor:
     """Loss of deep neural collapse, an orthogonal frame in every layer: P = K^{(L+1)/2}.
 
-    ``decay`` is Λ = n λ_H Π_l λ_{W_l}. The value is 1/2, that of the zero solution, from
-    ``K Λ^{1/(L+1)} =`` :func:`dnc_threshold` on.
+    The value is 1/2, that of the zero solution, from ``K Λ^{1/(L+1)} =`` :func:`dnc_threshold` on.
+
+    Args:
+        num_classes, depth: K and L.
+        decay: Λ = n λ_H Π_l λ_{W_l}, a float or tensor.
     """
     return rigid_level(num_classes ** ((depth + 1) / 2), decay, depth)[0]
 
 
 def dnc_threshold(depth: int) -> float:
-    """Critical K Λ^{1/(L+1)} = (1/L) ((L−1)/L)^{(L−1)/(L+1)}, from which on zero is better."""
+    """Critical K Λ^{1/(L+1)} = (1/L) ((L−1)/L)^{(L−1)/(L+1)}, from which on zero is better.
+
+    Args:
+        depth: L, at least 1.
+
+    Raises:
+        ValueError: L < 1.
+    """
     L = depth
     if L < 1:
         raise ValueError(f"need L ≥ 1, got {L}")

@@ -129,6 +129,7 @@ def regression_solution(
 
     Args:
         targets: ``(M, n)`` with a covariance of full rank.
+        lam_w, lam_h: positive numbers.
         dim: d ≥ n.
 
     Raises:

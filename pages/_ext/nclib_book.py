@@ -1,0 +1,83 @@
+"""What the book needs of Sphinx beyond its settings. `_config.yml` loads it.
+
+- Figures are numbered within their page.
+- A moving picture gets a still twin, its first frame, shown where the reader prefers reduced motion
+  and on paper. `book.js` uses the same twin to pause it.
+- Scripts of a live-code service that this book does not offer are left out; folded code is named
+  by its own title.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import struct
+from pathlib import Path
+from urllib.parse import unquote
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+ANIMATION = (b"acTL", b"fcTL", b"fdAT")
+IMAGE = re.compile(r'<img\b[^>]*?\bsrc="([^"]+\.png)"[^>]*?>')
+SUMMARY = 'summary aria-label="Toggle hidden content"'
+
+
+def chunks(data: bytes):
+    """Type and whole bytes of each chunk of a PNG file."""
+    at = len(SIGNATURE)
+    while at + 12 <= len(data):
+        size = struct.unpack(">I", data[at : at + 4])[0] + 12
+        yield data[at + 4 : at + 8], data[at : at + size]
+        at += size
+
+
+def still(data: bytes) -> bytes | None:
+    """The first picture of an animated PNG as a file of its own; None for any other file."""
+    if not data.startswith(SIGNATURE):
+        return None
+    parts = list(chunks(data))
+    if not any(kind == b"acTL" for kind, _ in parts):
+        return None
+    return SIGNATURE + b"".join(chunk for kind, chunk in parts if kind not in ANIMATION)
+
+
+def number_within_pages(app, env) -> list[str]:
+    """Figure 1 is the first figure of every page."""
+    for kinds in env.toc_fignumbers.values():
+        for numbers in kinds.values():
+            for count, name in enumerate(sorted(numbers, key=numbers.get), 1):
+                numbers[name] = (count,)
+    return []
+
+
+def finish(app, pagename, templatename, context, doctree) -> None:
+    """The last touches to the HTML of one page."""
+    context["script_files"] = [
+        script for script in context.get("script_files", [])
+        if "thebe" not in f"{getattr(script, 'filename', None)}{script.attributes.get('body')}"
+    ]
+    if not context.get("body"):
+        return
+    files = {name: Path(app.srcdir, source) for source, name in app.builder.images.items()}
+
+    def moving(match: re.Match) -> str:
+        address = unquote(match[1])
+        source = files.get(posixpath.basename(address))
+        frame = still(source.read_bytes()) if source and source.is_file() else None
+        if frame is None:
+            return match[0]
+        twin = f"{posixpath.splitext(match[1])[0]}-still.png"
+        target = Path(app.outdir, posixpath.dirname(pagename), unquote(twin))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(frame)
+        return (
+            '<picture class="nclib-moving"><source media="(prefers-reduced-motion: reduce), print" '
+            f'srcset="{twin}">{match[0]}</picture>'
+        )
+
+    context["body"] = IMAGE.sub(moving, context["body"]).replace(SUMMARY, "summary")
+
+
+def setup(app) -> dict:
+    app.connect("env-get-updated", number_within_pages, priority=900)
+    app.connect("html-page-context", finish, priority=900)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
