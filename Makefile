@@ -25,7 +25,8 @@ define step
 	echo "$(1): $$(tail -n 1 $(LOGS)/$(1).log) [$$SECONDS s]" >> $(LOGS)/summary
 endef
 
-.PHONY: help env book test html variants rehearse lint serve bench bundle ledger clean clean-env
+.PHONY: help env book test nbval html variants seeds faults rehearse lint serve bench \
+  bundle ledger clean clean-env
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1 \2/p' Makefile | \
@@ -53,21 +54,38 @@ test: $(ENV)  ## lint, unit tests, nbval of all chapters, book without warnings
 	@mkdir -p $(LOGS) && rm -f $(LOGS)/summary
 	@ls chapters/*.ipynb > /dev/null || { echo "no chapter found in chapters/" >&2; exit 1; }
 	$(call step,ruff,$(PY) -m ruff check .)
-	$(call step,lint,$(PY) -m pytest -q tests/test_notebooks.py tests/test_project.py)
+	$(call step,lint,$(PY) -m pytest -q tests/test_notebooks.py tests/test_form.py \
+	  tests/test_project.py)
 	$(call step,unit,$(PY) -m pytest -q tests --ignore=tests/test_notebooks.py \
-	  --ignore=tests/test_project.py --ignore=tests/test_book.py --ignore=tests/test_pages.py)
-	$(call step,nbval,$(PY) -m pytest -q --nbval --nbval-sanitize-with nbval.cfg chapters/*.ipynb)
+	  --ignore=tests/test_form.py --ignore=tests/test_project.py --ignore=tests/test_book.py \
+	  --ignore=tests/test_pages.py)
+	$(call step,nbval,$(MAKE) nbval)
 	$(call step,html,$(PY) -m reproduce html)
 	$(call step,pages,BOOK_REQUIRED=1 $(PY) -m pytest -q tests/test_book.py tests/test_pages.py)
 	@echo "── all passed"; cat $(LOGS)/summary
 
+# Two notebooks at a time, one thread each; the output of each stays together.
+nbval: $(ENV)  ## nbval of all chapters, two at a time
+	@mkdir -p $(LOGS)
+	@ls chapters/*.ipynb | OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 xargs -n 1 -P 2 bash -c ' \
+	  log=$(LOGS)/nbval-$$(basename "$$0" .ipynb).log; code=0; \
+	  $(PY) -m pytest -q --nbval --nbval-sanitize-with nbval.cfg "$$0" > "$$log" 2>&1 || code=1; \
+	  echo "$$0"; cat "$$log"; exit $$code'
+
 lint: $(ENV)  ## ruff, the notebook rules, the project's own consistency
 	@$(PY) -m ruff check .
-	@$(PY) -m pytest -q tests/test_notebooks.py tests/test_project.py
+	@$(PY) -m pytest -q tests/test_notebooks.py tests/test_form.py tests/test_project.py
 
 variants: $(ENV)  ## run the variants that this machine can run, then check them
 	@$(PY) -m reproduce run
 	@$(PY) -m reproduce check
+
+seeds: $(ENV)  ## run seeds 0 to 9 of every chapter, or of SLUG=…, and keep the verdicts
+	@$(PY) -m reproduce seeds $(SLUG)
+
+faults: $(ENV)  ## plant the listed faults in chapters and nclib; an unseen one is an error
+	@$(PY) -m reproduce faults $(SLUG)
+	@$(PY) -m tests.mutate
 
 rehearse: $(ENV)  ## the gpu preset of every chapter, small, on a pretend CUDA device
 	@$(PY) tests/rehearse.py $(SLUG)

@@ -240,6 +240,75 @@ def test_proximal_term():
     assert all(value(V.T) > value(U) for V in others * signs)
 
 
+def penalized_argmin(means, prox, delta, starts=4):
+    """Frame that minimizes the documented objective: quasi-Newton steps, no spectra, and U held
+    orthonormal by a QR decomposition. The objective has no local minima besides the global one."""
+    K, d = means.shape
+    B, Y = helmert(K, dtype=F64), means - means.mean(0)
+    Y, old = Y / Y.norm(), math.sqrt((K - 1) / K) * B @ prox
+    found = []
+    for seed in range(starts):
+        V = normal(d, K - 1, seed=seed).requires_grad_()
+        solver = torch.optim.LBFGS(
+            [V],
+            max_iter=500,
+            line_search_fn="strong_wolfe",
+            tolerance_grad=1e-13,
+            tolerance_change=1e-18,
+        )
+
+        def isometry(V=V):
+            Q, R = torch.linalg.qr(V)
+            return (Q * R.diagonal().sign()).T  # with these signs it is continuous in V
+
+        def value(isometry=isometry):
+            U = isometry()
+            fit = (Y - B.T @ U / math.sqrt(K - 1)).square().sum()
+            return fit + delta / 2 * (U - old).square().sum()
+
+        def closure(V=V, solver=solver, value=value):
+            solver.zero_grad()
+            loss = value()
+            loss.backward()
+            return loss
+
+        solver.step(closure)
+        found.append((value().item(), isometry().detach()))
+    lowest = min(found, key=lambda pair: pair[0])[1]
+    return math.sqrt(K / (K - 1)) * B.T @ lowest
+
+
+@pytest.mark.parametrize("method", ["svd", "eigh"])
+@pytest.mark.parametrize(("K", "d", "delta"), [(3, 4, 0.1), (5, 8, 0.1), (5, 8, 1.0)])
+def test_weight_of_the_proximal_term(K, d, delta, method):
+    means = normal(K, d, seed=K)
+    prox = simplex_etf(K, d, dtype=F64, generator=torch.Generator().manual_seed(1))
+    best = penalized_argmin(means, prox, delta)
+
+    def off(weight):
+        frame = nearest_simplex_etf(means, prox=prox, delta=weight, method=method)
+        return (frame - best).norm()
+
+    assert off(delta) < 1e-6
+    assert off(delta / 2) > 0.01 and off(2 * delta) > 0.01  # so the comparison sees the weight
+
+
+@pytest.mark.parametrize("method", ["svd", "eigh"])
+def test_proximal_weight_does_not_depend_on_the_scale_of_the_means(method):
+    prox = simplex_etf(5, 8, dtype=F64, generator=torch.Generator().manual_seed(1))
+    means = normal(5, 8)
+    frame = nearest_simplex_etf(means, prox=prox, delta=0.1, method=method)
+    for scale in (1e-3, 5.0, 1e3):
+        moved = scale * means + normal(8, seed=2)
+        found = nearest_simplex_etf(moved, prox=prox, delta=0.1, method=method)
+        torch.testing.assert_close(found, frame, rtol=0, atol=1e-9)
+    # Each problem of a batch has its own scale.
+    both = torch.stack([means, 40 * normal(5, 8, seed=3)])
+    alone = nearest_simplex_etf(both[1], prox=prox, delta=0.1, method=method)
+    found = nearest_simplex_etf(both, prox=prox, delta=0.1, method=method)
+    torch.testing.assert_close(found, torch.stack([frame, alone]), rtol=0, atol=1e-9)
+
+
 def test_no_gradient_into_the_proximal_frame():
     prox = simplex_etf(4, 5, dtype=F64).requires_grad_()
     means = normal(4, 5).requires_grad_()
