@@ -160,6 +160,10 @@ def for_book(layout: Layout, slug: str, nb: NotebookNode) -> NotebookNode:
         if cell.cell_type == "markdown" and "caption" in tags(cell) and cells:
             _join(cells[-1], cell.source.removeprefix(CAPTION))
             continue
+        told = next((o.metadata["image/png"]["width"] for o in cell.get("outputs", [])
+                     if "width" in o.get("metadata", {}).get("image/png", {})), None)
+        if told and "figure" in cell.metadata.get("mystnb", {}):  # a caption in the metadata
+            cell.metadata["mystnb"].setdefault("image", {})["width"] = f"{told}px"
         if cell.cell_type == "code":
             _fold(cell)
             for output in cell.outputs:

@@ -171,6 +171,8 @@ def store(layout: Layout, targets: list[str], *, text: bool = False) -> list[Row
             fresh = read_notebook(source)
             _fresh_enough(layout, variant, fresh)
             nb = page(layout, variant, fresh)
+            if not text and records.is_old(records.of_notebook(nb)):  # TRANSITION
+                form.tidy(nb)
             found = faults(nb)
         except BookError as error:
             found = [str(error)]
