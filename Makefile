@@ -103,7 +103,8 @@ bundle: $(ENV)  ## one archive for a machine without network
 	@$(PY) -m reproduce bundle
 
 clean:  ## remove build products
-	@rm -rf _build .pytest_cache .ruff_cache .hypothesis
+	@rm -rf _build .pytest_cache .ruff_cache .hypothesis pages/ledger.md pages/what-changes \
+		pages/_static/ledger.json pages/_static/ledger.csv
 
 clean-env:  ## remove .venv
 	@rm -rf .venv
