@@ -193,47 +193,56 @@ def _row(entry: dict) -> str:
     )
 
 
-def glance(works: list[dict], chapters: str, changes: str) -> str:
-    """Works × assertions of their abstracts; a work opens to its sentences. HTML.
+def _dots(work: dict) -> str:
+    dots = "".join(
+        f'<b class="nclib-run" data-verdict="{a["verdict"]}" '
+        f'title="{html.escape(tex_to_text(a["text"]))} ({a["verdict"]})">'
+        f'{MARK[a["verdict"]]}</b>' for a in work["assertions"]
+    )
+    return f'{html.escape(work["title"])} <span class="nclib-dots">{dots}</span>'
 
-    Args:
-        chapters, changes: where the pages of the chapters and "What changes when …" lie, as seen
-            from the page that shows this.
-    """
+
+def _verdict(a: dict) -> str:
+    scope = f" <small>({cards.SCOPE[a['scope']]})</small>" if a["scope"] else ""
+    return f'<b data-verdict="{a["verdict"]}">{MARK[a["verdict"]]} {a["verdict"]}</b>{scope}'
+
+
+def glance(works: list[dict]) -> str:
+    """The landing page's list: a work opens to its assertions and what was found. HTML."""
     blocks = []
     for work in works:
-        dots = "".join(
-            f'<b class="nclib-run" data-verdict="{a["verdict"]}" '
-            f'title="{html.escape(tex_to_text(a["text"]))} ({a["verdict"]})">'
-            f'{MARK[a["verdict"]]}</b>' for a in work["assertions"]
-        )
         lines = "".join(
-            f'<li><b data-verdict="{a["verdict"]}">{MARK[a["verdict"]]} {a["verdict"]}</b>'
-            f"{_scope(a)}: {tex_to_html(a['text'])}"
+            f"<li>{_verdict(a)}: {tex_to_html(a['text'])}"
             f"{'' if a['claims'] or not a['reason'] else ' ' + tex_to_html(a['reason'])}</li>"
             for a in work["assertions"]
         )
         foot = "No chapter yet."
         if work["chapter"]:
-            foot = f'<a href="{chapters}{work["slug"]}.html">Open the chapter</a>'
+            foot = f'<a href="chapters/{work["slug"]}.html">Open the chapter</a>'
         if near := work["nearest"]:
             score = "not run"
             if near["total"] is not None:
                 score = (f"{near['reproduced']} of {near['total']} of the work's statements "
                          f"reproduced; in the chapter {work['reproduced']} of {work['total']}")
-            foot += (f' · nearest to the work\'s own setting: <a href="{changes}{work["slug"]}.html'
-                     f'#{near["name"]}">{html.escape(near["title"])}</a>, {score}')
-        blocks.append(
-            f"<details><summary>{html.escape(work['title'])} "
-            f'<span class="nclib-dots">{dots}</span></summary><ul>{lines}</ul><p>{foot}</p>'
-            "</details>"
-        )
+            page = f"pages/what-changes/{work['slug']}.html#{near['name']}"
+            foot += (f' · nearest to the work\'s own setting: <a href="{page}">'
+                     f"{html.escape(near['title'])}</a>, {score}")
+        blocks.append(f"<details><summary>{_dots(work)}</summary><ul>{lines}</ul><p>{foot}</p>"
+                      "</details>")
     return f'<div class="nclib-ledger nclib-glance">{"".join(blocks)}</div>'
 
 
-def _scope(assertion: dict) -> str:
-    scope = assertion["scope"]
-    return f" <small>({cards.SCOPE[scope]})</small>" if scope else ""
+def _deciders(works: list[dict]) -> str:
+    """The ledger's list: a work opens to the claims that decide each of its assertions."""
+    blocks = []
+    for work in works:
+        lines = "".join(
+            f"<li>{_verdict(a)} <code>{a['id']}</code>: "
+            + (", ".join(f'<a href="#{work["slug"]}--{i}">{i}</a>' for i in a["claims"])
+               or "decided by no claim") + "</li>" for a in work["assertions"]
+        )
+        blocks.append(f"<details><summary>{_dots(work)}</summary><ul>{lines}</ul></details>")
+    return f'<div class="nclib-glance">{"".join(blocks)}</div>'
 
 
 def _filters(data: dict) -> str:
@@ -264,7 +273,7 @@ def _filters(data: dict) -> str:
 def ledger_page(layout: Layout) -> str:
     """The page: at a glance, filters, and one folded table a work that needs no script."""
     data = content(layout)
-    blocks = [glance(data["works"], "../chapters/", "what-changes/"), _filters(data)]
+    blocks = [_deciders(data["works"]), _filters(data)]
     for work in data["works"]:
         entries = [c for c in data["claims"] if c["slug"] == work["slug"]]
         if not entries:
@@ -389,7 +398,7 @@ def generated(layout: Layout) -> dict[Path, str | bytes]:
         if form.fill(layout, slug, nb, first_screen(layout, slug)):
             files[layout.chapter(slug)] = dumps(nb)
     works = [of_work(layout, work) for work in layout.works]
-    texts = {"intro.md": glance(works, "chapters/", "pages/what-changes/"),
+    texts = {"intro.md": glance(works),
              "README.md": status_table(layout)}
     for name, status in texts.items():
         path = layout.root / name

@@ -83,7 +83,7 @@ def test_ledger_page(book):
     other = re.search(rf'<tr id="{SLUG}--other".*?</tr>', text)[0]
     assert 'data-says="control"' in other and "control of gap" in other
     assert "gpu: not run: needs a CUDA device" in text
-    assert "A Later Work" in text and "No chapter yet" in text
+    assert "A Later Work" in text and f'<a href="#{SLUG}--gap">gap</a>' in text
     assert "\n\n" not in text[text.index("<div class"):text.index("</div>\n<script")]
 
 
