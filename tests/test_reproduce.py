@@ -513,12 +513,66 @@ def test_results_archive(book, tmp_path):
     good, bad = tmp_path / "good.zip", tmp_path / "bad.zip"
     with zipfile.ZipFile(good, "w") as archive:
         archive.writestr(f"{SLUG}/default.ipynb", dumps(executed()))
-    store.unpack(book, good)
+    assert store.unpack(book, good) == [f"{SLUG}/default"]
     assert records.of_file(book.fresh(SLUG, "default"))
     with zipfile.ZipFile(bad, "w") as archive:
         archive.writestr("../../evil.ipynb", "x")
     with pytest.raises(BookError, match="unexpected member"):
         store.unpack(book, bad)
+    with zipfile.ZipFile(bad, "w", zipfile.ZIP_DEFLATED) as archive:  # 20 kB that unfold to 20 MB
+        archive.writestr(f"{SLUG}/default.ipynb", " " * (store.ARCHIVE_BYTES + 1))
+    with pytest.raises(BookError, match="has over"):
+        store.unpack(book, bad)
+    with zipfile.ZipFile(bad, "w") as archive:
+        for i in range(store.ARCHIVE_MEMBERS + 1):
+            archive.writestr(f"{SLUG}/v{i}.ipynb", "x")
+    with pytest.raises(BookError, match="limit"):
+        store.unpack(book, bad)
+
+
+def stored_and_fresh(book, **fresh):
+    """A stored default run and another one of the same code, both as the runner leaves them."""
+    nb = chapter()
+    for index, cell in enumerate(c for c in nb.cells if c.cell_type == "code"):
+        cell.execution_count = index + 1
+    nb.metadata["nclib"] = {
+        "variant": "default", "parameters": {}, "hash": {"cells": plan.cells_hash(nb, {})},
+    }
+    for path, made in ((book.chapter(SLUG), record()), (book.fresh(SLUG, "default"), fresh.pop(
+            "record", None) or record(**fresh))):
+        shown = [display_output({"nclib_claim": c["id"]}) for c in made["claims"]]
+        nb.cells[-1].outputs = [*shown, display_output({"nclib": made})]
+        write(path, dumps(store.with_outputs(nb, nb)))
+
+
+def test_what_changed_is_stored_when_accepted(book):
+    changed = record(claim(measured=0.9), claim("rank", measured=3, tolerance=0.0, says="book",
+                     scope=None, bound={"op": "equals", "value": 3}))
+    stored_and_fresh(book, record=changed)
+    before = book.chapter(SLUG).read_text()
+    row, = store.store(book, [])
+    assert not row.ok and "--accept" in row.status and book.chapter(SLUG).read_text() == before
+    row, = store.store(book, [], accept=True)
+    assert row.ok and records.of_file(book.chapter(SLUG))["claims"][0]["measured"] == 0.9
+
+
+def test_a_gpu_record_never_replaces_the_cpu_record(book):
+    stored_and_fresh(book, preset="gpu", device="NVIDIA T4")
+    for accept in (False, True):
+        row, = store.store(book, [], accept=accept)
+        assert row.status == "refused" and "cpu preset" in row.details[0]
+    assert records.of_file(book.chapter(SLUG))["run"]["preset"] == "cpu"
+
+
+def test_an_archive_brings_in_what_it_holds_alone(book, tmp_path, capsys):
+    stored_and_fresh(book)
+    archive = tmp_path / "results.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        zipped.write(book.fresh(SLUG, "default"), f"{SLUG}/default.ipynb")
+    leftover = book.fresh(SLUG, "seed-1")
+    write(leftover, book.fresh(SLUG, "default").read_text())
+    assert main(["--root", str(book.root), "store", "--from", str(archive)]) == 0
+    assert "seed-1" not in capsys.readouterr().out and not book.stored(SLUG, "seed-1").exists()
 
 
 # --- address and bundle ---------------------------------------------------------------------------

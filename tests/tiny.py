@@ -22,6 +22,9 @@ REPORT = """
     first["measured"] = 0.5 + shift + 0.001 * seed
     if first["measured"] > first["bound"]["value"]:
         first["verdict"] = "not reproduced"
+        record["abstract"][0]["verdict"] = "not reproduced"
+    for one in record["claims"]:
+        display({"text/plain": one["id"]}, raw=True, metadata={"nclib_claim": one["id"]})
     display({"text/plain": "report"}, raw=True, metadata={"nclib": record})
 """
 
