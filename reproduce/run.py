@@ -234,6 +234,8 @@ def _on_cluster(payloads: list[dict], options: Options) -> Iterator[tuple[int, d
     from distributed import Client, as_completed
 
     address = options.scheduler
+    own = job.library()
+    payloads = [{**payload, "library": own} for payload in payloads]
     cloudpickle.register_pickle_by_value(job)
     try:
         with Client(address) as client:

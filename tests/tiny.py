@@ -18,6 +18,7 @@ REPORT = """
 
     record = json.loads(r'''RECORD''')
     record["run"]["seed"] = seed
+    record["run"]["preset"] = "cpu" if preset == "auto" else preset
     first = record["claims"][0]
     first["measured"] = 0.5 + shift + 0.001 * seed
     if first["measured"] > first["bound"]["value"]:
