@@ -85,11 +85,17 @@ def text_files(root: Path) -> list[Path]:
 
 
 def spellings(url: str) -> list[str]:
-    """The address as it appears: in full, in Colab links, and of the published pages."""
+    """The address as it appears: in full, in Colab links, and of the published pages.
+
+    On another host than github.com (GitHub Enterprise) Colab opens nothing and the pages have the
+    host's own address: both become the repository's.
+    """
     match = ADDRESS.fullmatch(url)
     if not match:
         raise BookError(f"{url!r} is not of the form https://github.com/OWNER/NAME")
     owner, name = match.groups()
+    if not url.startswith("https://github.com/"):
+        return [url, url, url]
     return [
         url,
         f"https://colab.research.google.com/github/{owner}/{name}",

@@ -15,7 +15,7 @@ from . import form, gate, hashes, records
 from .hashes import same_code
 from .layout import DEFAULT, BookError, Layout, dumps, read_notebook, tags, write
 from .plan import INJECTED, INSTALL, Variant, cells_hash, code_of, declared, select
-from .run import Row, judge_file
+from .run import Row, guarded, judge_file
 
 NOTEBOOK_BYTES = 750_000  # 350,000 is the aim; figures at 200 dpi and cards do not fit yet
 ANIMATION_BYTES = 150_000
@@ -262,14 +262,19 @@ def _check_fresh(layout: Layout) -> list[Row]:
         if name.endswith(".failed"):
             rows.append(Row(f"run {slug}/{name.removesuffix('.failed')}", "failed", ok=False))
             continue
-        row = judge_file(layout, slug, name)
-        metadata = read_notebook(path).metadata.get(records.KEY, {})
-        current = cells_hash(read_notebook(layout.chapter(slug)), metadata.get("parameters", {}))
-        if metadata.get("hash", {}).get("cells") != current:
-            row = Row(row.label, "stale: the chapter's code has changed, run it again", ok=False)
+        row = guarded(f"{slug}/{name}", _judge_fresh, layout, slug, name)
         row.label = f"run {row.label}"
         rows.append(row)
     return rows
+
+
+def _judge_fresh(layout: Layout, slug: str, name: str) -> Row:
+    metadata = read_notebook(layout.fresh(slug, name)).metadata.get(records.KEY, {})
+    current = cells_hash(read_notebook(layout.chapter(slug)), metadata.get("parameters", {}))
+    if metadata.get("hash", {}).get("cells") != current:
+        status = "stale: the chapter's code has changed, run it again"
+        return Row(f"{slug}/{name}", status, ok=False)
+    return judge_file(layout, slug, name)
 
 
 def check_stored(layout: Layout) -> list[Row]:

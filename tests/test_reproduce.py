@@ -13,7 +13,6 @@ import zipfile
 from pathlib import Path
 
 import cloudpickle
-import dask
 import nbformat
 import pytest
 import yaml
@@ -21,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import SLUG, chapter, claim, code, display_output, notebook, record
 
-from reproduce import faults, hashes, job, plan, project, records, seeds, store
+from reproduce import faults, hashes, job, ledger, plan, project, records, seeds, store
+from reproduce import run as runner
 from reproduce.__main__ import main
 from reproduce.layout import BookError, Layout, dumps, read_notebook, write
 from reproduce.run import Options, run
@@ -446,11 +446,94 @@ def test_a_worker_needs_no_checkout(tmp_path):
     assert done.stdout == "execute\n"
 
 
-def test_no_scheduler(book):
+def test_no_scheduler(book, monkeypatch):
     variants = plan.select(book, [f"{SLUG}/default"])
-    quick = dask.config.set({"distributed.comm.timeouts.connect": "1s"})
-    with quick, pytest.raises(BookError, match="no Dask scheduler"):
+    monkeypatch.setattr(runner, "CONNECT", 1.0)
+    with pytest.raises(BookError, match="no Dask scheduler"):
         run(book, variants, Options(scheduler="tcp://127.0.0.1:9"))
+
+
+@pytest.mark.parametrize("address", ["foo", "http://127.0.0.1:9", "tcp://127.0.0.1:{port}"])
+def test_what_is_no_scheduler_gives_one_line(book, address, monkeypatch):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:  # listens, and speaks no Dask
+        address = address.format(port=server.getsockname()[1])
+        monkeypatch.setattr(runner, "CONNECT", 2.0)
+        with pytest.raises(BookError) as error:
+            run(book, plan.select(book, [f"{SLUG}/default"]), Options(scheduler=address, timeout=5))
+    assert address in str(error.value) and "\n" not in str(error.value)
+
+
+def test_one_runner_at_a_time(book):
+    with runner.locked(book.runs):
+        with pytest.raises(BookError, match=f"process {os.getpid()}"), runner.locked(book.runs):
+            pass
+    with runner.locked(book.runs):
+        pass
+
+
+def test_where_nothing_can_be_written(book, tmp_path):
+    write(tmp_path / "file", "x")
+    with pytest.raises(BookError, match="cannot write"), runner.locked(tmp_path / "file" / "runs"):
+        pass
+
+
+def test_leftovers_of_a_killed_runner_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead, living = tmp_path / f"{job.PREFIX}dead", tmp_path / f"{job.PREFIX}living"
+    for folder, owner in ((dead, gone.pid), (living, os.getpid())):
+        write(folder / job.OWNER, str(owner))
+    kernel = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], cwd=dead)
+    time.sleep(0.2)
+    assert job.sweep() == [dead]
+    assert kernel.wait(5) != 0 and living.exists() and not dead.exists()
+
+
+def test_a_fault_of_one_result_fails_its_row(book, monkeypatch):
+    """A full disk, a broken notebook: the other results are kept, and the table is printed."""
+    def fake(task):
+        text = task["notebook"] if task["stamp"]["variant"] == "default" else "{"
+        return {"status": "done", "notebook": text, "seconds": 1.0, "message": ""}
+
+    monkeypatch.setattr(job, "execute", fake)
+    nb = chapter()
+    nb.cells[-1].outputs = [display_output({"nclib": record()})]
+    write(book.chapter(SLUG), dumps(nb))
+    rows = {r.label: r for r in run(book, plan.select(book, [f"{SLUG}/default", f"{SLUG}/seed-1"]),
+                                    Options(jobs=1))}
+    assert rows[f"{SLUG}/default"].ok and book.fresh(SLUG, "default").exists()
+    assert not rows[f"{SLUG}/seed-1"].ok and "JSON" in rows[f"{SLUG}/seed-1"].details[0]
+
+    monkeypatch.setattr(runner, "write", lambda *a: (_ for _ in ()).throw(OSError(28, "disk full")))
+    row, = run(book, plan.select(book, [f"{SLUG}/default"]), Options(force=True))
+    assert not row.ok and "disk full" in row.details[0]
+    monkeypatch.setattr(job, "execute", lambda task: runner._lost(OSError("died"), "job"))
+    row, = run(book, plan.select(book, [f"{SLUG}/default"]), Options(force=True))
+    assert not row.ok and book.fresh(SLUG, "default").exists()  # the earlier result stays
+
+
+def test_a_truncated_notebook_is_one_row(book):
+    write(book.stored(SLUG, "seed-1"), '{"cells": [')
+    rows = {r.label: r for r in store.check(book)}
+    assert not rows[f"{SLUG}/seed-1"].ok
+    write(book.fresh(SLUG, "seed-1"), '{"cells": [')
+    assert any(not r.ok and r.label == f"run {SLUG}/seed-1" for r in store.check(book))
+
+
+def test_lines_reach_any_stream():
+    ascii_ = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    runner.say("✓ done", ascii_)
+    ascii_.seek(0)
+    assert ascii_.read() == "? done\n"
+    reading, writing = os.pipe()
+    os.close(reading)
+    pipe = open(writing, "w")
+    runner.say("nobody reads", pipe)
+    with contextlib.suppress(BrokenPipeError):
+        pipe.close()
 
 
 def test_threads_are_shared_out(book, monkeypatch):
@@ -595,6 +678,29 @@ def test_url(book):
     assert project.set_url(book, "https://github.com/New/home") == []
     with pytest.raises(BookError):
         project.set_url(book, "github.com/x")
+
+
+def test_url_goes_on_where_it_was_stopped(book, monkeypatch):
+    def stop(path, content):
+        raise KeyboardInterrupt
+
+    for name in ("README.md", "intro.md"):
+        write(book.root / name, "https://github.com/o/book")
+    written = []
+    monkeypatch.setattr(project, "write", lambda path, content: (
+        stop(path, content) if written else (written.append(path), write(path, content))))
+    with pytest.raises(KeyboardInterrupt):
+        project.set_url(book, "https://github.com/n/new")
+    monkeypatch.setattr(project, "write", write)
+    project.set_url(book, "https://github.com/n/new")
+    for name in ("README.md", "intro.md", "_config.yml"):
+        assert "github.com/n/new" in (book.root / name).read_text()
+
+
+def test_no_colab_link_on_another_host(book):
+    assert "Colab" in ledger.badges(book, SLUG)
+    project.set_url(book, "https://git.example.org/n/new")
+    assert "Colab" not in ledger.badges(book, SLUG)
 
 
 def test_bundle(book, tmp_path, monkeypatch):
