@@ -131,12 +131,13 @@ def cite_lines(layout: Layout, slug: str, record: dict, url: str) -> str:
     if "openreview" in work:
         where |= {"url": f"https://openreview.net/forum?id={work['openreview']}"}
     run = record["run"]
+    commit, changed, _ = (run.get("commit") or "unknown").partition("+")
     ours = {
         "title": f"Neural Collapse, Reproduced: {slug}",
         "author": "{The authors of Neural Collapse, Reproduced}",
         "url": f"{url}/blob/main/chapters/{slug}.ipynb",
         "note": f"version {run['versions'].get('nclib', 'unknown')}, run at commit "
-                f"{(run.get('commit') or 'unknown')[:12]}",
+                f"{commit[:12]}{' with changes' if changed else ''}",
     }
 
     def entry(key: str, fields: dict) -> str:
