@@ -121,7 +121,7 @@ bundle: $(ENV)  ## one archive for a machine without network
 	@$(PY) -m reproduce bundle
 
 clean:  ## remove build products
-	@rm -rf _build .pytest_cache .ruff_cache .hypothesis pages/ledger.md pages/what-changes \
+	@rm -rf _build .pytest_cache .ruff_cache .hypothesis pages/ledger.md pages/found.md pages/what-changes \
 		pages/_static/ledger.json pages/_static/ledger.csv
 
 clean-env:  ## remove .venv

@@ -13,7 +13,7 @@ import pytest
 from nbformat.v4 import new_markdown_cell
 from tiny import PNG, SLUG, chapter, claim, display_output, record
 
-from reproduce import changes, form, ledger
+from reproduce import changes, form, found, ledger
 from reproduce.__main__ import main
 from reproduce.layout import BookError, Layout, dumps, read_notebook, write
 
@@ -85,6 +85,23 @@ def test_ledger_page(book):
     assert "gpu: not run: needs a CUDA device" in text
     assert "A Later Work" in text and f'<a href="#{SLUG}--gap">gap</a>' in text
     assert "\n\n" not in text[text.index("<div class"):text.index("</div>\n<script")]
+
+
+def test_page_of_findings(book):
+    wrong = claim("sign", kind="erratum", says="book", scope=None, source="Equation 7",
+                  note="Ours.")
+    missed = claim("missed", measured=2.0, verdict="not reproduced", note="Tried twice the steps.")
+    guard = claim("guard", kind="control", controls="missed", measured=2.0,
+                  verdict="not reproduced")
+    stored_chapter(book, claim(), wrong, missed, guard)
+    text = found.page(book)
+    false, failed = text.split("Statements that did not reproduce")
+    assert "erratum: Equation 7" in false and "Ours." in false and "#claim-sign" in false
+    assert "Tried twice the steps." in failed and "#claim-missed" in failed
+    assert "#claim-gap" not in text and "#claim-guard" not in text and "$" not in text
+    assert "A Later Work" not in text
+    stored_chapter(book, claim())
+    assert "No false statement was found" in found.page(book)
 
 
 def test_ledger_files(book, tmp_path):

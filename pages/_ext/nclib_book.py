@@ -54,11 +54,12 @@ def prepare(app, config) -> None:
     if not (root / "chapters" / "variants").is_dir():
         return  # the stage of `make html`, where this has been done
     sys.path.insert(0, str(root))
-    from reproduce import changes, form, ledger
+    from reproduce import changes, form, found, ledger
     from reproduce.layout import Layout, dumps
 
     layout = Layout(root)
     ledger.write_ledger(layout, layout)
+    found.write_page(layout, layout)
     changes.write_pages(layout, layout)
 
     def shown(app, docname: str, source: list[str]) -> None:
