@@ -18,8 +18,8 @@ INTRO = """# What we found
 For the authors of the works, and for whoever builds on them: printed statements that turned out to
 be false, each with its counter-example, and statements that did not reproduce here, each with what
 was measured and tried. A work without an entry had none. Where the text of a work was not available
-to us, or its data was replaced by a stand-in, the entry says so: there the fault may be ours. Please
-open an issue where we are wrong.
+to us, or its data was replaced by a stand-in, the entry says so: there the fault may be ours.
+Please open an issue where we are wrong.
 
 """
 
