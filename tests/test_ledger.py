@@ -153,6 +153,20 @@ def test_a_staged_chapter(book):
     assert 'id="claim-gap"' in html and f"../pages/ledger.html#{SLUG}--gap" in html
 
 
+def test_a_live_figure_stands_before_the_code(book):
+    stored_chapter(book)
+    live = [c.source for c in form.for_book(book, SLUG, read_notebook(book.chapter(SLUG))).cells
+            if "nclib-live" in c.source]
+    assert live == []
+    write(book.root / "pages" / "_static" / "live" / f"{SLUG}.js", "// a figure")
+    cells = form.for_book(book, SLUG, read_notebook(book.chapter(SLUG))).cells
+    at = next(i for i, c in enumerate(cells) if "nclib-live" in c.source)
+    assert f'data-figure="{SLUG}"' in cells[at].source and "<noscript>" in cells[at].source
+    code = [i for i, c in enumerate(cells) if c.cell_type == "code" and "cover" not in
+            c.metadata.get("tags", [])]
+    assert at < code[0]
+
+
 def test_page_of_changes(book, tmp_path):
     stored_chapter(book, claim(), claim("rank", measured=3))
     stored_chapter(book, claim(measured=2.0, verdict="not reproduced"), claim("rank", measured=3),
