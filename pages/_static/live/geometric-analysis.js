@@ -1,10 +1,10 @@
 // The regularized model's minimum for K classes of n samples, in closed form: below
-// K sqrt(n λ_W λ_H) = 1 a simplex ETF, from there on zero.
+// K λ sqrt(n) = 1 (λ for W and H) a simplex ETF, from there on zero.
 nclibLive.figure("geometric-analysis", {
   controls: [
     { id: "K", label: "classes K", min: 2, max: 12, step: 1, value: 4 },
     { id: "n", label: "samples a class n", min: 1, max: 100, step: 1, value: 20 },
-    { id: "lam", label: "weight decay λ_W = λ_H", min: -4, max: 0, step: 0.02, value: -2.3, log: true },
+    { id: "lam", label: "weight decay λ of W and H", min: -4, max: 0, step: 0.02, value: -2.3, log: true },
   ],
   compute({ K, n, lam }) {
     const s = Math.sqrt(n) * lam;
@@ -20,7 +20,7 @@ nclibLive.figure("geometric-analysis", {
     const at = (ratio) => this.compute({ K, n, lam: ratio / K / Math.sqrt(n) });
     const top = at(0.02).length;
     const { X, Y } = svg.axes({ box: [60, 30, 380, 240], x: [0, 1.5], y: [0, top],
-      labels: ["K √(n λ_W λ_H)", "length of a row of W"] });
+      labels: ["K λ √n", "length of a row of W"] });
     svg.line([[X(1), 30], [X(1), 240]],
       { stroke: "currentColor", "stroke-dasharray": "4 4", "stroke-opacity": 0.5, "stroke-width": 1 });
     svg.line([...Array(148)].map((_, i) => [X(0.03 + i / 100), Y(at(0.03 + i / 100).length)]));
@@ -37,9 +37,9 @@ nclibLive.figure("geometric-analysis", {
     svg.text(490, 276, "lengths, not angles", { "text-anchor": "middle", "fill-opacity": 0.7 });
     const f = nclibLive.number;
     return now.length > 0
-      ? `At K√(n λ_W λ_H) = ${f(now.ratio)} the minimum is a simplex ETF: rows of length ` +
+      ? `At Kλ√n = ${f(now.ratio)} the minimum is a simplex ETF: rows of length ` +
         `${f(now.length)}, features of length ${f(now.feature)}, each wrong class has probability ` +
         `${f(now.wrong)}, loss ${f(now.loss)}.`
-      : `At K√(n λ_W λ_H) = ${f(now.ratio)} ≥ 1 the minimum is W = H = 0: loss log K = ${f(now.loss)}.`;
+      : `At Kλ√n = ${f(now.ratio)} ≥ 1 the minimum is W = H = 0: loss log K = ${f(now.loss)}.`;
   },
 });

@@ -1,10 +1,10 @@
 // Two targets with variances λ_1 ≥ λ_2, uncorrelated. At the optimum the Gram matrix W Wᵀ has the
-// eigenvalues (sqrt λ_j − sqrt c)₊ for λ_W = λ_H, c = λ_W λ_H: they leave one by one.
+// eigenvalues (sqrt λ_j − sqrt c)₊ for equal decays of product c: they leave one by one.
 nclibLive.figure("regression-collapse", {
   controls: [
     { id: "first", label: "larger variance λ₁", min: 0.2, max: 3, step: 0.01, value: 2 },
     { id: "share", label: "λ₂ ÷ λ₁", min: 0.02, max: 1, step: 0.01, value: 0.3 },
-    { id: "c", label: "c = λ_W λ_H", min: -4, max: 0.5, step: 0.02, value: -1, log: true },
+    { id: "c", label: "c, product of the two decays", min: -4, max: 0.5, step: 0.02, value: -1, log: true },
   ],
   compute({ first, share, c }) {
     const roots = [Math.sqrt(first), Math.sqrt(first * share)];
