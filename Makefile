@@ -18,6 +18,16 @@ PY := .venv/bin/python
 ENV := .venv/.installed
 endif
 
+# An interpreter asked for by name must be the one that .venv has.
+ifeq ($(origin PYTHON)$(filter clean-env,$(MAKECMDGOALS)),command line)
+ifneq ($(wildcard .venv/bin/python),)
+ifneq ($(shell $(PYTHON) -V 2>&1),$(shell .venv/bin/python -V 2>&1))
+$(error .venv holds $(shell .venv/bin/python -V 2>&1) and PYTHON is $(shell $(PYTHON) -V 2>&1): \
+  `make clean-env` first)
+endif
+endif
+endif
+
 # $(call step,NAME,COMMAND): show and keep the output, note its last line and the time.
 # `set` is repeated here because make before 3.82 (macOS) knows no .SHELLFLAGS.
 define step

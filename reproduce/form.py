@@ -58,7 +58,10 @@ def palette(data: bytes, limit: int = FIGURE_BYTES) -> bytes:
 
 
 def tidy(nb: NotebookNode) -> NotebookNode:
-    """Light figures, and Colab's own folds for code under a title. In place; returned."""
+    """Light figures, Colab's folds for code under a title, cards and report as the record has them.
+
+    In place; returned.
+    """
     record = records.of_notebook(nb)
     claims = {c["id"]: c for c in record["claims"]} if record else {}
     for claim in claims.values():
@@ -72,7 +75,14 @@ def tidy(nb: NotebookNode) -> NotebookNode:
         for output in cell.outputs:
             id = output.get("metadata", {}).get("nclib_claim")
             if id in claims:
-                output.data["text/html"] = cards.card_html(claims[id], record["run"]["slug"])
+                output.data = NotebookNode({
+                    "text/plain": cards.card_text(claims[id]),
+                    "text/html": cards.card_html(claims[id], record["run"]["slug"]),
+                })
+            if records.KEY in output.get("metadata", {}) and "data" in output:
+                output.data = NotebookNode({
+                    "text/plain": cards.report_text(record), "text/html": cards.report_html(record),
+                })
             png = output.get("data", {}).get("image/png")
             if png:
                 small = palette(base64.b64decode(png))

@@ -6,6 +6,8 @@ disk: the function travels by value, the notebook as text.
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -70,12 +72,16 @@ def execute(job: dict) -> dict:
     Args:
         job: ``notebook`` (text), ``parameters``, ``needs``, ``download``, ``threads`` (``None``:
             leave as is), ``timeout`` in seconds, ``stamp``: the metadata to leave in the executed
-            notebook under ``nclib``, and optionally ``env``: further environment variables.
+            notebook under ``nclib``, and optionally ``env``: further environment variables, and
+            ``library``: the digest that this machine's nclib must have.
 
     Returns:
         ``status`` (``"done"``, ``"failed"`` or ``"not run"``), ``notebook`` (text or ``None``),
         ``seconds`` and ``message``.
     """
+    if job.get("library") and library() != job["library"]:
+        message = "this worker has another nclib: install the same commit there"
+        return {"status": "failed", "notebook": None, "seconds": 0.0, "message": message}
     reason = unmet(job["needs"], job["download"])
     if reason:
         return {"status": "not run", "notebook": None, "seconds": 0.0, "message": reason}
@@ -106,6 +112,8 @@ def execute(job: dict) -> dict:
     seconds = time.perf_counter() - started
     if code is None:
         tail = f"stopped after {job['timeout']} s"
+    if code != 0:
+        tail += _where(notebook)
     if notebook is not None:
         _stamp(notebook, job["stamp"])
         if code == 0 and not _has_record(notebook):
@@ -113,6 +121,31 @@ def execute(job: dict) -> dict:
         notebook = json.dumps(notebook)
     status = "done" if code == 0 else "failed"
     return {"status": status, "notebook": notebook, "seconds": seconds, "message": tail}
+
+
+def _where(notebook: dict | None) -> str:
+    """Which cell was at work when the notebook ended: the last that papermill saw start."""
+    begun = [
+        (index, cell) for index, cell in enumerate(notebook["cells"] if notebook else ())
+        if cell["metadata"].get("papermill", {}).get("start_time")
+    ]
+    if not begun:
+        return ""
+    index, cell = begun[-1]
+    first = next(iter("".join(cell["source"]).splitlines()), "")
+    return f"\nin cell {index} ({cell.get('id', 'no id')}): {first[:80]}"
+
+
+def library() -> str | None:
+    """A digest of the nclib that this Python imports: name and bytes of each of its modules."""
+    spec = importlib.util.find_spec("nclib")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _run(command: list[str], env: dict, log, timeout: float) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
@@ -19,6 +20,7 @@ from .layout import DEFAULT, BookError, Layout, dumps, read_notebook, write
 from .plan import Variant
 
 TIMEOUT = 3600.0
+CONNECT = 15.0  # seconds that a Dask scheduler gets to answer
 
 
 @dataclass
@@ -234,8 +236,11 @@ def _on_cluster(payloads: list[dict], options: Options) -> Iterator[tuple[int, d
     from distributed import Client, as_completed
 
     address = options.scheduler
+    own = job.library()
+    payloads = [{**payload, "library": own} for payload in payloads]
     cloudpickle.register_pickle_by_value(job)
     try:
+        asyncio.run(_answers(address))
         with Client(address) as client:
             if not client.scheduler_info()["workers"]:
                 try:
@@ -257,6 +262,17 @@ def _on_cluster(payloads: list[dict], options: Options) -> Iterator[tuple[int, d
         raise BookError(f"no Dask scheduler at {address}: {reason}") from None
     finally:
         cloudpickle.unregister_pickle_by_value(job)
+
+
+async def _answers(address: str) -> None:
+    """Wait for a Dask handshake: a client on a port that does not speak Dask waits for ever."""
+    from distributed.comm import connect
+
+    async def shake() -> None:
+        comm = await connect(address, timeout=CONNECT)
+        await comm.close()
+
+    await asyncio.wait_for(shake(), CONNECT)
 
 
 def _lost(error: BaseException, where: str) -> dict:
