@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 import numpy as np
 from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
 from PIL import Image
 
 from nclib import cards
@@ -131,12 +132,13 @@ def cite_lines(layout: Layout, slug: str, record: dict, url: str) -> str:
     if "openreview" in work:
         where |= {"url": f"https://openreview.net/forum?id={work['openreview']}"}
     run = record["run"]
+    commit, changed, _ = (run.get("commit") or "unknown").partition("+")
     ours = {
         "title": f"Neural Collapse, Reproduced: {slug}",
         "author": "{The authors of Neural Collapse, Reproduced}",
         "url": f"{url}/blob/main/chapters/{slug}.ipynb",
         "note": f"version {run['versions'].get('nclib', 'unknown')}, run at commit "
-                f"{(run.get('commit') or 'unknown')[:12]}",
+                f"{commit[:12]}{' with changes' if changed else ''}",
     }
 
     def entry(key: str, fields: dict) -> str:
@@ -185,15 +187,27 @@ def for_book(layout: Layout, slug: str, nb: NotebookNode) -> NotebookNode:
                     )
         cells.append(cell)
     nb.cells = cells
-    return nb if records.is_old(record) else _answer_first(nb)
+    return nb if records.is_old(record) else _answer_first(nb, _live(layout, slug))
 
 
-def _answer_first(nb: NotebookNode) -> NotebookNode:
-    """The cover and the assertions stand before the code that makes them; on the page alone."""
+def _live(layout: Layout, slug: str) -> list[NotebookNode]:
+    """The chapter's live figure, where it has one, as a cell of the page."""
+    folder = layout.root / "pages" / "_static" / "live"
+    if not (folder / f"{slug}.js").is_file():
+        return []
+    scripts = "".join(f'<script src="../_static/live/{name}.js" defer></script>'
+                      for name in ("kit", slug))
+    source = (f'<div class="nclib-live" data-figure="{slug}"><noscript>A figure with sliders '
+              f"stands here; it needs JavaScript.</noscript></div>{scripts}")
+    return [new_markdown_cell(source, id="live")]
+
+
+def _answer_first(nb: NotebookNode, live: list[NotebookNode]) -> NotebookNode:
+    """The cover, the assertions and the live figure stand before the code; on the page alone."""
     first = [c for c in nb.cells if "cover" in tags(c) or "abstract" in tags(c)]
     place = next((i for i, c in enumerate(nb.cells) if c.cell_type == "code"), len(nb.cells))
     head = [c for c in nb.cells[:place] if c not in first]
-    nb.cells = [*head, *first, *(c for c in nb.cells[place:] if c not in first)]
+    nb.cells = [*head, *first, *live, *(c for c in nb.cells[place:] if c not in first)]
     return nb
 
 

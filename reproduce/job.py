@@ -92,6 +92,10 @@ def execute(job: dict) -> dict:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
+        if not os.access(os.path.expanduser("~"), os.W_OK):  # Jupyter and matplotlib write there
+            for name in ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME"):
+                env.setdefault(name, str(folder / name.lower()))
+                Path(env[name]).mkdir(parents=True, exist_ok=True)
         (folder / OWNER).write_text(str(os.getpid()), encoding="utf-8")
         source, target = folder / "in.ipynb", folder / "out.ipynb"
         source.write_text(job["notebook"], encoding="utf-8")
@@ -197,8 +201,16 @@ def stop(*processes: subprocess.Popen, grace: float = GRACE) -> None:
 
 
 def stop_all() -> None:
-    """End every notebook that this process runs."""
+    """End every notebook that this process runs.
+
+    On a Dask worker this function is a copy that shares no list with the copy at work: there the
+    scratch folders say what is this process's own.
+    """
     stop(*list(_running))
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError, ValueError):
+            if int((folder / OWNER).read_text(encoding="utf-8")) == os.getpid():
+                _end_inside(folder)
 
 
 def sweep() -> list[Path]:
@@ -256,6 +268,8 @@ def _stamp(notebook: dict, stamp: dict) -> None:
     """Name the variant in its record and the inputs in the notebook's metadata."""
     for record in _reports(notebook):
         record["run"]["variant"] = stamp["variant"]
+        if stamp.get("changed") and record["run"].get("commit"):
+            record["run"]["commit"] += "+changes"  # the commit alone does not make this run again
     for cell in notebook["cells"]:
         if "injected-parameters" in cell["metadata"].get("tags", []):
             cell["id"] = "injected-parameters"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 from .layout import BookError, Layout, write
@@ -28,6 +29,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 WHEEL = "@WHEEL@"
@@ -73,13 +75,12 @@ README = """Neural Collapse, Reproduced: all that runs the chapters on a machine
 
 def text_files(root: Path) -> list[Path]:
     """Files of the checkout that git does not ignore, or all of them outside git."""
-    found = subprocess.run(
-        ["git", "-C", str(root), "ls-files", "-co", "--exclude-standard", "-z"],
-        capture_output=True, check=False,
-    )
-    if found.returncode == 0 and (root / ".git").exists():
-        names = found.stdout.decode().split("\0")[:-1]
-        return [root / n for n in names if (root / n).is_file()]
+    command = ["git", "-C", str(root), "ls-files", "-co", "--exclude-standard", "-z"]
+    with suppress(OSError):  # no git here
+        found = subprocess.run(command, capture_output=True, check=False)
+        if found.returncode == 0 and (root / ".git").exists():
+            names = found.stdout.decode().split("\0")[:-1]
+            return [root / n for n in names if (root / n).is_file()]
     skip = {"_build", ".venv", ".git", "__pycache__", ".ipynb_checkpoints"}
     return [p for p in root.rglob("*") if p.is_file() and not skip & set(p.relative_to(root).parts)]
 

@@ -89,6 +89,11 @@ def test_the_stored_notebook_is_believed():
     assert gate.faults(VARIANT, STORED) == []
 
 
+def test_stored_notebooks_are_whole():
+    faulty = {r.label: [r.status, *r.details] for r in store.check_stored(LAYOUT) if not r.ok}
+    assert not faulty
+
+
 @pytest.mark.parametrize("fault", FORGED)
 def test_forged(fault):
     nb = copy.deepcopy(STORED)

@@ -390,32 +390,76 @@ def test_time_limit_and_missing_report():
     assert "1 [] <class 'float'> 1e-05" in result["notebook"]  # threads, empty folder, value
 
 
-def test_interrupt_ends_the_notebooks(book):
-    marker = book.root / "started"
+def sleeper(book, marker, *extra):
+    """A runner at work on a chapter that sleeps, and the kernel's process."""
     write(book.chapter(SLUG), dumps(chapter(
         f"import os, time; open({str(marker)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     )))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "reproduce", "--root", str(book.root), "run", f"{SLUG}/default"],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )
+    command = [sys.executable, "-m", "reproduce", "--root", str(book.root), "run",
+               f"{SLUG}/default", *extra]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (marker.exists() and marker.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    kernel = int(marker.read_text())
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and "interrupted" in err
-    assert not book.fresh(SLUG, "default").exists()
-    deadline = time.monotonic() + 15
+    return process, int(marker.read_text())
+
+
+def gone(pid, seconds):
+    """Has this process ended within so many seconds?"""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
-            os.kill(kernel, 0)
+            os.kill(pid, 0)
         except ProcessLookupError:
-            break
+            return True
         time.sleep(0.1)
-    else:
-        pytest.fail("the kernel is still running")
+    return False
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_interrupt_ends_the_notebooks(book, name):
+    process, kernel = sleeper(book, book.root / "started")
+    start = time.monotonic()
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "interrupted" in err
+    assert gone(kernel, 5) and time.monotonic() - start < 10  # 5 s on a machine that does no more
+    assert not book.fresh(SLUG, "default").exists()
+
+
+def test_interrupt_ends_the_notebook_on_a_worker(book):
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True,
+                      dashboard_address=None) as cluster:
+        process, kernel = sleeper(book, book.root / "started",
+                                  "--scheduler", cluster.scheduler_address)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        assert process.returncode == 130 and gone(kernel, 10)
+
+
+def test_a_lost_scheduler_is_one_line(book, monkeypatch):
+    from distributed import LocalCluster
+
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "3s")
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True,
+                      dashboard_address=None) as cluster:
+        process, _ = sleeper(book, book.root / "started", "--scheduler", cluster.scheduler_address)
+        cluster.close()
+        _, err = process.communicate(timeout=120)
+    lines = [line for line in err.splitlines() if line.startswith("reproduce:")]
+    assert process.returncode == 2 and len(lines) == 1 and "was lost" in lines[0], err
+    assert "Traceback" not in err, err
+
+
+def test_without_a_home_and_without_git(book, monkeypatch):
+    monkeypatch.setenv("HOME", "/dev/null/home")
+    row, = run(book, plan.select(book, [f"{SLUG}/default"]), Options())
+    assert row.ok, row.details
+    monkeypatch.setenv("PATH", "/dev/null")
+    assert book.chapter(SLUG) in project.text_files(book.root)
 
 
 def test_dask_cluster_of_two_processes(book):
@@ -804,6 +848,11 @@ def test_seeds(book):
     code_, out = quiet(*root, "seeds", SLUG)
     assert code_ == 1 and "not yet" in out and out.count("✗") == 1
     assert seeds.load(book, SLUG) is None
+    code_, out = quiet(*root, "seeds", SLUG, "--collect")  # what has finished, under its number
+    assert code_ == 0, out
+    found = seeds.load(book, SLUG)
+    assert seeds.seeds_of(found) == [0, 1, 2, 3, 4, 5, 6, 8, 9]
+    assert len(seeds.of_claim(found, "gap")) == 9
     marker.write_text("")
     code_, out = quiet(*root, "seeds", SLUG)
     assert code_ == 0, out
@@ -913,3 +962,18 @@ def test_the_faults_of_this_book_can_be_planted():
     for slug in layout.slugs:
         if not records.is_old(records.of_file(layout.chapter(slug))):
             faults.read(layout, slug)
+
+
+def test_a_run_of_uncommitted_code_says_so(book):
+    git = ["git", "-C", str(book.root), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    assert not runner.changed_since_commit(book.root)
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *arguments], check=True)
+    assert not runner.changed_since_commit(book.root)
+    write(book.chapter(SLUG), dumps(chapter("print(3)")))
+    assert runner.changed_since_commit(book.root)
+    nb = {"cells": [{"metadata": {}, "outputs": [{"metadata": {"nclib": record()}}]}],
+          "metadata": {}}
+    job._stamp(nb, {"variant": "v", "parameters": {}, "hash": {}, "changed": True})
+    made = nb["cells"][0]["outputs"][0]["metadata"]["nclib"]
+    assert made["run"]["commit"] == "0123456789abcdef+changes"
