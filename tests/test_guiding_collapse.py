@@ -10,14 +10,27 @@ from torch.nn import functional as F
 from nclib.polar import nearest_simplex_etf
 
 CHAPTER = Path(__file__).resolve().parents[1] / "chapters" / "guiding-collapse.ipynb"
-CELLS = ["gc-003", "gc-004", "gc-012", "gc-041", "gc-046", "gc-062", "gc-063", "gc-065", "gc-066",
-         "gc-166", "gc-067"]
+CELLS = [
+    "gc-003",
+    "gc-004",
+    "gc-012",
+    "gc-041",
+    "gc-046",
+    "gc-062",
+    "gc-063",
+    "gc-065",
+    "gc-066",
+    "gc-166",
+    "gc-067",
+]
 
 
 @pytest.fixture(scope="module")
 def chapter():
-    cells = {c["id"]: "".join(c["source"])
-             for c in json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"]}
+    cells = {
+        c["id"]: "".join(c["source"])
+        for c in json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"]
+    }
     names = {"__name__": "chapter"}
     for id in CELLS:
         source = cells[id].replace('preset: str = "auto"', 'preset: str = "cpu"')
@@ -75,7 +88,9 @@ def test_fit_is_the_plain_loop(chapter, method):
     W, b = plain_loop(single, x, y, batches, method, 0.2)
     torch.testing.assert_close(seen["W"][1], W, rtol=0, atol=1e-4)
     torch.testing.assert_close(seen["b"][1].flatten(), b, rtol=0, atol=1e-3)
-    for p, q in zip(nets.member(1).features.parameters(), single.features.parameters(), strict=True):
+    for p, q in zip(
+        nets.member(1).features.parameters(), single.features.parameters(), strict=True
+    ):
         torch.testing.assert_close(p, q, rtol=0, atol=1e-4)
 
 
