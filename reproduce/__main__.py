@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from . import book, faults, ledger, project, seeds, store
 from .layout import BookError, Layout
 from .plan import select
-from .run import TIMEOUT, Options, Row, exit_code, run, table
+from .run import TIMEOUT, Options, Row, exit_code, guarded, run, table
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
@@ -59,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("targets", nargs="*", metavar="SLUG", help="default: all")
     resources(sub)
 
+    sub.add_argument("--collect", action="store_true",
+                     help="run nothing: keep the record of the seeds that have finished")
+
     sub = command("faults", "plant the faults of tests/faults one at a time and see which claims "
                             "turn red")
     sub.add_argument("targets", nargs="*", metavar="SLUG", help="default: all")
@@ -75,6 +79,9 @@ def parser() -> argparse.ArgumentParser:
                      help="first unpack the results of a bundle")
     sub.add_argument("--text", action="store_true",
                      help="take the chapters' present text into stored variants, outputs unchanged")
+
+    sub.add_argument("--accept", action="store_true",
+                     help="store also where a verdict or value has changed")
 
     sub = command("ledger", "write the ledger, the status tables, the badges and the cover")
     sub.add_argument("--check", action="store_true", help="write nothing; fail if one is outdated")
@@ -107,15 +114,23 @@ def act(args: argparse.Namespace) -> int:
     if args.command == "run":
         variants = select(layout, args.targets, args.parameters)
         return finish(run(layout, variants, options(args)))
+    if args.command == "seeds" and args.collect:
+        slugs = [v.slug for v in select(layout, args.targets, defaults=True)]
+        return finish([guarded(s, partial(seeds.collect, partial=True), layout, s) for s in slugs])
     if args.command in ("seeds", "faults"):
         act_ = seeds.run if args.command == "seeds" else faults.run
         return finish(act_(layout, args.targets, options(args)))
     if args.command == "check":
         return finish(store.check(layout, args.folder))
     if args.command == "store":
-        if args.archive:
-            store.unpack(layout, args.archive)
-        return finish(store.store(layout, args.targets, text=args.text))
+        chosen = args.targets
+        if args.archive:  # only what it holds, never what lies in the folder of runs besides
+            held = store.unpack(layout, args.archive)
+            known = {v.label for v in select(layout, [])}
+            chosen = args.targets or [label for label in held if label in known]
+            if not chosen:
+                raise BookError(f"{args.archive} holds no declared run")
+        return finish(store.store(layout, chosen, text=args.text, accept=args.accept))
     if args.command == "ledger":
         changed = ledger.update(layout, check=args.check)
         for path in changed:

@@ -341,11 +341,11 @@ def status_table(layout: Layout) -> str:
 def badges(layout: Layout, slug: str) -> str:
     """The line below a chapter's title."""
     cpu, gpu = (records.of_preset(layout, slug, preset) for preset in ("cpu", "gpu"))
-    repository = url_of(layout).removeprefix("https://github.com/")
-    parts = [
-        f"[Open in Colab](https://colab.research.google.com/github/{repository}"
-        f"/blob/main/chapters/{slug}.ipynb)"
-    ]
+    parts = []
+    host, _, repository = url_of(layout).removeprefix("https://").partition("/")
+    if host == "github.com":  # Colab opens no other host
+        parts.append(f"[Open in Colab](https://colab.research.google.com/github/{repository}"
+                     f"/blob/main/chapters/{slug}.ipynb)")
     if cpu:
         parts.append(f"{cpu['run']['seconds']:.0f} s on one CPU core")
     else:

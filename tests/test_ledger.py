@@ -13,7 +13,7 @@ import pytest
 from nbformat.v4 import new_markdown_cell
 from tiny import PNG, SLUG, chapter, claim, display_output, record
 
-from reproduce import changes, form, ledger, store
+from reproduce import changes, form, found, ledger
 from reproduce.__main__ import main
 from reproduce.layout import BookError, Layout, dumps, read_notebook, write
 
@@ -87,6 +87,23 @@ def test_ledger_page(book):
     assert "\n\n" not in text[text.index("<div class"):text.index("</div>\n<script")]
 
 
+def test_page_of_findings(book):
+    wrong = claim("sign", kind="erratum", says="book", scope=None, source="Equation 7",
+                  note="Ours.")
+    missed = claim("missed", measured=2.0, verdict="not reproduced", note="Tried twice the steps.")
+    guard = claim("guard", kind="control", controls="missed", measured=2.0,
+                  verdict="not reproduced")
+    stored_chapter(book, claim(), wrong, missed, guard)
+    text = found.page(book)
+    false, failed = text.split("Statements that did not reproduce")
+    assert "erratum: Equation 7" in false and "Ours." in false and "#claim-sign" in false
+    assert "Tried twice the steps." in failed and "#claim-missed" in failed
+    assert "#claim-gap" not in text and "#claim-guard" not in text and "$" not in text
+    assert "A Later Work" not in text
+    stored_chapter(book, claim())
+    assert "No false statement was found" in found.page(book)
+
+
 def test_ledger_files(book, tmp_path):
     stored_chapter(book, claim())
     staged = Layout(tmp_path / "stage")
@@ -134,6 +151,20 @@ def test_a_staged_chapter(book):
     assert not any("#@title" in c.source or c.id == "cap" for c in nb.cells)
     html = nb.cells[-1].outputs[0].data["text/html"]
     assert 'id="claim-gap"' in html and f"../pages/ledger.html#{SLUG}--gap" in html
+
+
+def test_a_live_figure_stands_before_the_code(book):
+    stored_chapter(book)
+    live = [c.source for c in form.for_book(book, SLUG, read_notebook(book.chapter(SLUG))).cells
+            if "nclib-live" in c.source]
+    assert live == []
+    write(book.root / "pages" / "_static" / "live" / f"{SLUG}.js", "// a figure")
+    cells = form.for_book(book, SLUG, read_notebook(book.chapter(SLUG))).cells
+    at = next(i for i, c in enumerate(cells) if "nclib-live" in c.source)
+    assert f'data-figure="{SLUG}"' in cells[at].source and "<noscript>" in cells[at].source
+    code = [i for i, c in enumerate(cells) if c.cell_type == "code" and "cover" not in
+            c.metadata.get("tags", [])]
+    assert at < code[0]
 
 
 def test_page_of_changes(book, tmp_path):
@@ -194,8 +225,3 @@ def test_works_file(book):
 def test_generated_pages_are_current():
     stale = [str(p.relative_to(ROOT)) for p in ledger.update(Layout(ROOT), check=True)]
     assert not stale, f"outdated: {stale}; run `make ledger`"
-
-
-def test_stored_notebooks_are_whole():
-    faulty = {r.label: [r.status, *r.details] for r in store.check_stored(Layout(ROOT)) if not r.ok}
-    assert not faulty

@@ -47,15 +47,19 @@ def still(data: bytes) -> bytes | None:
 
 def prepare(app, config) -> None:
     """In a checkout: write the generated pages, and show chapters in the form of the book."""
+    theme = getattr(config, "html_theme_options", {})
+    if not str(theme.get("repository_url", "")).startswith("https://github.com/"):
+        theme.get("launch_buttons", {}).pop("colab_url", None)  # Colab opens no other host
     root = Path(app.srcdir)
     if not (root / "chapters" / "variants").is_dir():
         return  # the stage of `make html`, where this has been done
     sys.path.insert(0, str(root))
-    from reproduce import changes, form, ledger
+    from reproduce import changes, form, found, ledger
     from reproduce.layout import Layout, dumps
 
     layout = Layout(root)
     ledger.write_ledger(layout, layout)
+    found.write_page(layout, layout)
     changes.write_pages(layout, layout)
 
     def shown(app, docname: str, source: list[str]) -> None:
