@@ -229,7 +229,8 @@ def glance(works: list[dict]) -> str:
                      f"{html.escape(near['title'])}</a>, {score}")
         blocks.append(f"<details><summary>{_dots(work)}</summary><ul>{lines}</ul><p>{foot}</p>"
                       "</details>")
-    return f'<div class="nclib-ledger nclib-glance">{"".join(blocks)}</div>'
+    lines = "\n".join(blocks)  # a line a work, so that a change shows where it is
+    return f'<div class="nclib-ledger nclib-glance">\n{lines}\n</div>'
 
 
 def _deciders(works: list[dict]) -> str:
@@ -270,6 +271,14 @@ def _filters(data: dict) -> str:
     )
 
 
+def _seeds_run(layout: Layout, slug: str) -> str:
+    found = seeds.load(layout, slug)
+    if found is None:
+        return "other seeds were not run yet"
+    ran = seeds.seeds_of(found)
+    return f"then {len(ran)} seeds: {', '.join(map(str, ran))}"
+
+
 def ledger_page(layout: Layout) -> str:
     """The page: at a glance, filters, and one folded table a work that needs no script."""
     data = content(layout)
@@ -287,7 +296,7 @@ def ledger_page(layout: Layout) -> str:
             f'<strong>{html.escape(work["title"])}</strong><br>'
             f"{html.escape(cards.score_text(record))}</summary>"
             f'<p><a href="../chapters/{work["slug"]}.html">The chapter</a>. <small>Runs, in the '
-            f"order of the marks: {', '.join(runs)}; then the seeds, where they were run{absent}"
+            f"order of the marks: {', '.join(runs)}; {_seeds_run(layout, work['slug'])}{absent}"
             "</small></p>"
             f'<table class="nclib-rows"><tbody>{"".join(map(_row, entries))}</tbody></table>'
             "</details>"
