@@ -12,10 +12,23 @@ PYTHON ?= python3
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 PIP = .venv/bin/python -m pip --quiet --disable-pip-version-check --no-input
 LOGS := _build/logs
+LINT := tests/test_notebooks.py tests/test_form.py tests/test_project.py tests/test_gate.py
+PAGES := tests/test_book.py tests/test_pages.py
+RUNNER := tests/test_reproduce.py tests/test_ledger.py tests/test_nbval.py
 
 ifeq ($(origin PY),undefined)
 PY := .venv/bin/python
 ENV := .venv/.installed
+endif
+
+# An interpreter asked for by name must be the one that .venv has.
+ifeq ($(origin PYTHON)$(filter clean-env,$(MAKECMDGOALS)),command line)
+ifneq ($(wildcard .venv/bin/python),)
+ifneq ($(shell $(PYTHON) -V 2>&1),$(shell .venv/bin/python -V 2>&1))
+$(error .venv holds $(shell .venv/bin/python -V 2>&1) and PYTHON is $(shell $(PYTHON) -V 2>&1): \
+  `make clean-env` first)
+endif
+endif
 endif
 
 # $(call step,NAME,COMMAND): show and keep the output, note its last line and the time.
@@ -25,7 +38,7 @@ define step
 	echo "$(1): $$(tail -n 1 $(LOGS)/$(1).log) [$$SECONDS s]" >> $(LOGS)/summary
 endef
 
-.PHONY: help env book test nbval html variants seeds faults rehearse lint serve bench \
+.PHONY: help env book test unit nbval html variants seeds faults rehearse lint serve bench \
   bundle ledger clean clean-env
 
 help:  ## this list
@@ -54,15 +67,20 @@ test: $(ENV)  ## lint, unit tests, nbval of all chapters, book without warnings
 	@mkdir -p $(LOGS) && rm -f $(LOGS)/summary
 	@ls chapters/*.ipynb > /dev/null || { echo "no chapter found in chapters/" >&2; exit 1; }
 	$(call step,ruff,$(PY) -m ruff check .)
-	$(call step,lint,$(PY) -m pytest -q tests/test_notebooks.py tests/test_form.py \
-	  tests/test_project.py)
-	$(call step,unit,$(PY) -m pytest -q tests --ignore=tests/test_notebooks.py \
-	  --ignore=tests/test_form.py --ignore=tests/test_project.py --ignore=tests/test_book.py \
-	  --ignore=tests/test_pages.py)
+	$(call step,lint,$(PY) -m pytest -q $(LINT))
+	$(call step,unit,$(MAKE) unit)
 	$(call step,nbval,$(MAKE) nbval)
 	$(call step,html,$(PY) -m reproduce html)
-	$(call step,pages,BOOK_REQUIRED=1 $(PY) -m pytest -q tests/test_book.py tests/test_pages.py)
+	$(call step,pages,BOOK_REQUIRED=1 $(PY) -m pytest -q $(PAGES))
 	@echo "── all passed"; cat $(LOGS)/summary
+
+# Two halves at a time: the runner's tests, which start kernels and wait, and the library's.
+unit: $(ENV)  ## unit and property tests
+	@mkdir -p $(LOGS)
+	@printf '%s\n' "$(RUNNER)" "tests $(addprefix --ignore=,$(LINT) $(PAGES) $(RUNNER))" \
+	  | xargs -d '\n' -P 2 -I '{}' bash -c ' \
+	  log=$$(mktemp); code=0; $(PY) -m pytest -q $$0 > "$$log" 2>&1 || code=1; \
+	  cat "$$log"; rm "$$log"; exit $$code' '{}'
 
 # Two notebooks at a time, one thread each; the output of each stays together.
 nbval: $(ENV)  ## nbval of all chapters, two at a time
@@ -74,7 +92,7 @@ nbval: $(ENV)  ## nbval of all chapters, two at a time
 
 lint: $(ENV)  ## ruff, the notebook rules, the project's own consistency
 	@$(PY) -m ruff check .
-	@$(PY) -m pytest -q tests/test_notebooks.py tests/test_form.py tests/test_project.py
+	@$(PY) -m pytest -q $(LINT)
 
 variants: $(ENV)  ## run the variants that this machine can run, then check them
 	@$(PY) -m reproduce run
@@ -103,7 +121,8 @@ bundle: $(ENV)  ## one archive for a machine without network
 	@$(PY) -m reproduce bundle
 
 clean:  ## remove build products
-	@rm -rf _build .pytest_cache .ruff_cache .hypothesis
+	@rm -rf _build .pytest_cache .ruff_cache .hypothesis pages/ledger.md pages/found.md pages/what-changes \
+		pages/_static/ledger.json pages/_static/ledger.csv
 
 clean-env:  ## remove .venv
 	@rm -rf .venv

@@ -76,6 +76,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--text", action="store_true",
                      help="take the chapters' present text into stored variants, outputs unchanged")
 
+    sub.add_argument("--accept", action="store_true",
+                     help="store also where a verdict or value has changed")
+
     sub = command("ledger", "write the ledger, the status tables, the badges and the cover")
     sub.add_argument("--check", action="store_true", help="write nothing; fail if one is outdated")
 
@@ -113,9 +116,14 @@ def act(args: argparse.Namespace) -> int:
     if args.command == "check":
         return finish(store.check(layout, args.folder))
     if args.command == "store":
-        if args.archive:
-            store.unpack(layout, args.archive)
-        return finish(store.store(layout, args.targets, text=args.text))
+        chosen = args.targets
+        if args.archive:  # only what it holds, never what lies in the folder of runs besides
+            held = store.unpack(layout, args.archive)
+            known = {v.label for v in select(layout, [])}
+            chosen = args.targets or [label for label in held if label in known]
+            if not chosen:
+                raise BookError(f"{args.archive} holds no declared run")
+        return finish(store.store(layout, chosen, text=args.text, accept=args.accept))
     if args.command == "ledger":
         changed = ledger.update(layout, check=args.check)
         for path in changed:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import changes, form, ledger, records
+from . import changes, form, found, ledger, records
 from .layout import DEFAULT, BookError, Layout, dumps, read_notebook, read_yaml, write
 from .plan import select
 from .run import Options, Row, run, table
@@ -126,6 +126,7 @@ def build(layout: Layout, *, execute: bool, options: Options) -> list[Row]:
             write(staged.chapter(variant.slug), dumps(page(layout, variant, fresh)))
     ledger.update(staged)
     ledger.write_ledger(layout, staged)
+    found.write_page(layout, staged)
     changes.write_pages(layout, staged)
     for slug in staged.slugs:
         nb = form.for_book(staged, slug, read_notebook(staged.chapter(slug)))

@@ -135,7 +135,7 @@ def page(layout: Layout, staged: Layout, slug: str) -> str:
     own = read_notebook(staged.chapter(slug))
     title = layout.title(slug)
     head = [
-        f"# What changes when … ({slug})", "",
+        f"# {title.split(':')[0]}: what changes when …", "",
         f"The chapter [{title}](../../chapters/{slug}.ipynb) was run again with other parameters. "
         "For each run: the claims whose verdict changed or whose value left its tolerance, and the "
         "figures that differ.", "",

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 import numpy as np
 from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
 from PIL import Image
 
 from nclib import cards
@@ -58,7 +59,10 @@ def palette(data: bytes, limit: int = FIGURE_BYTES) -> bytes:
 
 
 def tidy(nb: NotebookNode) -> NotebookNode:
-    """Light figures, and Colab's own folds for code under a title. In place; returned."""
+    """Light figures, Colab's folds for code under a title, cards and report as the record has them.
+
+    In place; returned.
+    """
     record = records.of_notebook(nb)
     claims = {c["id"]: c for c in record["claims"]} if record else {}
     for claim in claims.values():
@@ -72,7 +76,14 @@ def tidy(nb: NotebookNode) -> NotebookNode:
         for output in cell.outputs:
             id = output.get("metadata", {}).get("nclib_claim")
             if id in claims:
-                output.data["text/html"] = cards.card_html(claims[id], record["run"]["slug"])
+                output.data = NotebookNode({
+                    "text/plain": cards.card_text(claims[id]),
+                    "text/html": cards.card_html(claims[id], record["run"]["slug"]),
+                })
+            if records.KEY in output.get("metadata", {}) and "data" in output:
+                output.data = NotebookNode({
+                    "text/plain": cards.report_text(record), "text/html": cards.report_html(record),
+                })
             png = output.get("data", {}).get("image/png")
             if png:
                 small = palette(base64.b64decode(png))
@@ -121,12 +132,13 @@ def cite_lines(layout: Layout, slug: str, record: dict, url: str) -> str:
     if "openreview" in work:
         where |= {"url": f"https://openreview.net/forum?id={work['openreview']}"}
     run = record["run"]
+    commit, changed, _ = (run.get("commit") or "unknown").partition("+")
     ours = {
         "title": f"Neural Collapse, Reproduced: {slug}",
         "author": "{The authors of Neural Collapse, Reproduced}",
         "url": f"{url}/blob/main/chapters/{slug}.ipynb",
         "note": f"version {run['versions'].get('nclib', 'unknown')}, run at commit "
-                f"{(run.get('commit') or 'unknown')[:12]}",
+                f"{commit[:12]}{' with changes' if changed else ''}",
     }
 
     def entry(key: str, fields: dict) -> str:
@@ -175,15 +187,27 @@ def for_book(layout: Layout, slug: str, nb: NotebookNode) -> NotebookNode:
                     )
         cells.append(cell)
     nb.cells = cells
-    return nb if records.is_old(record) else _answer_first(nb)
+    return nb if records.is_old(record) else _answer_first(nb, _live(layout, slug))
 
 
-def _answer_first(nb: NotebookNode) -> NotebookNode:
-    """The cover and the assertions stand before the code that makes them; on the page alone."""
+def _live(layout: Layout, slug: str) -> list[NotebookNode]:
+    """The chapter's live figure, where it has one, as a cell of the page."""
+    folder = layout.root / "pages" / "_static" / "live"
+    if not (folder / f"{slug}.js").is_file():
+        return []
+    scripts = "".join(f'<script src="../_static/live/{name}.js" defer></script>'
+                      for name in ("kit", slug))
+    source = (f'<div class="nclib-live" data-figure="{slug}"><noscript>A figure with sliders '
+              f"stands here; it needs JavaScript.</noscript></div>{scripts}")
+    return [new_markdown_cell(source, id="live")]
+
+
+def _answer_first(nb: NotebookNode, live: list[NotebookNode]) -> NotebookNode:
+    """The cover, the assertions and the live figure stand before the code; on the page alone."""
     first = [c for c in nb.cells if "cover" in tags(c) or "abstract" in tags(c)]
     place = next((i for i, c in enumerate(nb.cells) if c.cell_type == "code"), len(nb.cells))
     head = [c for c in nb.cells[:place] if c not in first]
-    nb.cells = [*head, *first, *(c for c in nb.cells[place:] if c not in first)]
+    nb.cells = [*head, *first, *live, *(c for c in nb.cells[place:] if c not in first)]
     return nb
 
 

@@ -6,6 +6,8 @@ disk: the function travels by value, the notebook as text.
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -70,12 +72,16 @@ def execute(job: dict) -> dict:
     Args:
         job: ``notebook`` (text), ``parameters``, ``needs``, ``download``, ``threads`` (``None``:
             leave as is), ``timeout`` in seconds, ``stamp``: the metadata to leave in the executed
-            notebook under ``nclib``, and optionally ``env``: further environment variables.
+            notebook under ``nclib``, and optionally ``env``: further environment variables, and
+            ``library``: the digest that this machine's nclib must have.
 
     Returns:
         ``status`` (``"done"``, ``"failed"`` or ``"not run"``), ``notebook`` (text or ``None``),
         ``seconds`` and ``message``.
     """
+    if job.get("library") and library() != job["library"]:
+        message = "this worker has another nclib: install the same commit there"
+        return {"status": "failed", "notebook": None, "seconds": 0.0, "message": message}
     reason = unmet(job["needs"], job["download"])
     if reason:
         return {"status": "not run", "notebook": None, "seconds": 0.0, "message": reason}
@@ -86,6 +92,10 @@ def execute(job: dict) -> dict:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
+        if not os.access(os.path.expanduser("~"), os.W_OK):  # Jupyter and matplotlib write there
+            for name in ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME"):
+                env.setdefault(name, str(folder / name.lower()))
+                Path(env[name]).mkdir(parents=True, exist_ok=True)
         (folder / OWNER).write_text(str(os.getpid()), encoding="utf-8")
         source, target = folder / "in.ipynb", folder / "out.ipynb"
         source.write_text(job["notebook"], encoding="utf-8")
@@ -106,6 +116,8 @@ def execute(job: dict) -> dict:
     seconds = time.perf_counter() - started
     if code is None:
         tail = f"stopped after {job['timeout']} s"
+    if code != 0:
+        tail += _where(notebook)
     if notebook is not None:
         _stamp(notebook, job["stamp"])
         if code == 0 and not _has_record(notebook):
@@ -113,6 +125,31 @@ def execute(job: dict) -> dict:
         notebook = json.dumps(notebook)
     status = "done" if code == 0 else "failed"
     return {"status": status, "notebook": notebook, "seconds": seconds, "message": tail}
+
+
+def _where(notebook: dict | None) -> str:
+    """Which cell was at work when the notebook ended: the last that papermill saw start."""
+    begun = [
+        (index, cell) for index, cell in enumerate(notebook["cells"] if notebook else ())
+        if cell["metadata"].get("papermill", {}).get("start_time")
+    ]
+    if not begun:
+        return ""
+    index, cell = begun[-1]
+    first = next(iter("".join(cell["source"]).splitlines()), "")
+    return f"\nin cell {index} ({cell.get('id', 'no id')}): {first[:80]}"
+
+
+def library() -> str | None:
+    """A digest of the nclib that this Python imports: name and bytes of each of its modules."""
+    spec = importlib.util.find_spec("nclib")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _run(command: list[str], env: dict, log, timeout: float) -> int | None:
@@ -164,8 +201,16 @@ def stop(*processes: subprocess.Popen, grace: float = GRACE) -> None:
 
 
 def stop_all() -> None:
-    """End every notebook that this process runs."""
+    """End every notebook that this process runs.
+
+    On a Dask worker this function is a copy that shares no list with the copy at work: there the
+    scratch folders say what is this process's own.
+    """
     stop(*list(_running))
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError, ValueError):
+            if int((folder / OWNER).read_text(encoding="utf-8")) == os.getpid():
+                _end_inside(folder)
 
 
 def sweep() -> list[Path]:
@@ -223,6 +268,8 @@ def _stamp(notebook: dict, stamp: dict) -> None:
     """Name the variant in its record and the inputs in the notebook's metadata."""
     for record in _reports(notebook):
         record["run"]["variant"] = stamp["variant"]
+        if stamp.get("changed") and record["run"].get("commit"):
+            record["run"]["commit"] += "+changes"  # the commit alone does not make this run again
     for cell in notebook["cells"]:
         if "injected-parameters" in cell["metadata"].get("tags", []):
             cell["id"] = "injected-parameters"

@@ -16,7 +16,7 @@ from nclib.claims import SCOPES
 
 from . import form, records, seeds
 from .layout import BookError, Layout, dumps, read_notebook, read_yaml, tags, write
-from .plan import Variant, declared
+from .plan import Variant, declared, nearest
 
 COVER = "geometric-analysis"
 STATUS = re.compile(r"(<!-- generated:status -->\n).*?(<!-- /generated:status -->)", re.DOTALL)
@@ -37,9 +37,9 @@ is false) and *beyond* (not in the work). The scope is *exact* (the work's own s
 
 Download: <a href="../_static/ledger.json" download>ledger.json</a> ·
 <a href="../_static/ledger.csv" download>ledger.csv</a>. `ledger.json` holds `works` (slug, title,
-assertions with verdict and claims) and `claims` (the fields of a claim's record, with `slug`,
-`runs`: variant → verdict and value, and `seeds`: values and verdicts of seeds 0 to 9). `ledger.csv`
-has one line a claim and run.
+assertions with verdict and claims, statements reproduced, nearest run) and `claims` (the fields of
+a claim's record, with `slug`, `runs`: variant → verdict and value, and `seeds`: values and verdicts
+of seeds 0 to 9). `ledger.csv` has one line a claim and run.
 """
 
 
@@ -115,13 +115,29 @@ def assertions(layout: Layout, slug: str) -> list[dict]:
     ]
 
 
+def of_work(layout: Layout, work: dict) -> dict:
+    """A work's assertions, its statements by the default run, and its nearest run."""
+    slug = work["slug"]
+    entry = {"slug": slug, "part": work["part"], "title": work["title"],
+             "chapter": slug in layout.slugs, "assertions": assertions(layout, slug),
+             "reproduced": None, "total": None, "nearest": None}
+    if record := records.of_file(layout.chapter(slug)):
+        score = cards.score(record)["work"]
+        entry |= {key: score[key] for key in ("reproduced", "total")}
+    if variant := nearest(layout, slug):
+        record = records.of_file(layout.stored(slug, variant.name))
+        score = cards.score(record)["work"] if record else {}
+        entry["nearest"] = {"name": variant.name, "title": variant.title,
+                            "reproduced": score.get("reproduced"), "total": score.get("total")}
+    return entry
+
+
 def content(layout: Layout) -> dict:
     """All that the ledger shows, ready for JSON."""
     works, claims = [], []
     for work in layout.works:
         slug = work["slug"]
-        works.append({"slug": slug, "part": work["part"], "title": work["title"],
-                      "chapter": slug in layout.slugs, "assertions": assertions(layout, slug)})
+        works.append(of_work(layout, work))
         if slug not in layout.slugs:
             continue
         stored = stored_records(layout, slug)
@@ -177,23 +193,56 @@ def _row(entry: dict) -> str:
     )
 
 
-def _glance(data: dict) -> str:
-    """Works × assertions."""
-    rows = []
-    for work in data["works"]:
-        dots = "".join(
-            f'<b class="nclib-run" data-verdict="{a["verdict"]}" title="{html.escape(a["text"])} '
-            f'({a["verdict"]})">{MARK[a["verdict"]]}</b>' for a in work["assertions"]
-        )
-        title = html.escape(work["title"])
-        if work["chapter"]:
-            title = f'<a href="#{work["slug"]}">{title}</a>'
-        note = "" if work["chapter"] else " <small>no chapter yet</small>"
-        rows.append(f"<tr><td>{title}{note}</td><td>{dots}</td></tr>")
-    return (
-        '<table class="nclib-glance"><thead><tr><th>Work</th><th>What its abstract asserts</th>'
-        f"</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+def _dots(work: dict) -> str:
+    dots = "".join(
+        f'<b class="nclib-run" data-verdict="{a["verdict"]}" '
+        f'title="{html.escape(tex_to_text(a["text"]))} ({a["verdict"]})">'
+        f'{MARK[a["verdict"]]}</b>' for a in work["assertions"]
     )
+    return f'{html.escape(work["title"])} <span class="nclib-dots">{dots}</span>'
+
+
+def _verdict(a: dict) -> str:
+    scope = f" <small>({cards.SCOPE[a['scope']]})</small>" if a["scope"] else ""
+    return f'<b data-verdict="{a["verdict"]}">{MARK[a["verdict"]]} {a["verdict"]}</b>{scope}'
+
+
+def glance(works: list[dict]) -> str:
+    """The landing page's list: a work opens to its assertions and what was found. HTML."""
+    blocks = []
+    for work in works:
+        lines = "".join(
+            f"<li>{_verdict(a)}: {tex_to_html(a['text'])}"
+            f"{'' if a['claims'] or not a['reason'] else ' ' + tex_to_html(a['reason'])}</li>"
+            for a in work["assertions"]
+        )
+        foot = "No chapter yet."
+        if work["chapter"]:
+            foot = f'<a href="chapters/{work["slug"]}.html">Open the chapter</a>'
+        if near := work["nearest"]:
+            score = "not run"
+            if near["total"] is not None:
+                score = (f"{near['reproduced']} of {near['total']} of the work's statements "
+                         f"reproduced; in the chapter {work['reproduced']} of {work['total']}")
+            page = f"pages/what-changes/{work['slug']}.html#{near['name']}"
+            foot += (f' · nearest to the work\'s own setting: <a href="{page}">'
+                     f"{html.escape(near['title'])}</a>, {score}")
+        blocks.append(f"<details><summary>{_dots(work)}</summary><ul>{lines}</ul><p>{foot}</p>"
+                      "</details>")
+    return f'<div class="nclib-ledger nclib-glance">{"".join(blocks)}</div>'
+
+
+def _deciders(works: list[dict]) -> str:
+    """The ledger's list: a work opens to the claims that decide each of its assertions."""
+    blocks = []
+    for work in works:
+        lines = "".join(
+            f"<li>{_verdict(a)} <code>{a['id']}</code>: "
+            + (", ".join(f'<a href="#{work["slug"]}--{i}">{i}</a>' for i in a["claims"])
+               or "decided by no claim") + "</li>" for a in work["assertions"]
+        )
+        blocks.append(f"<details><summary>{_dots(work)}</summary><ul>{lines}</ul></details>")
+    return f'<div class="nclib-glance">{"".join(blocks)}</div>'
 
 
 def _filters(data: dict) -> str:
@@ -222,9 +271,9 @@ def _filters(data: dict) -> str:
 
 
 def ledger_page(layout: Layout) -> str:
-    """The page: at a glance, filters, and one table a work that needs no script."""
+    """The page: at a glance, filters, and one folded table a work that needs no script."""
     data = content(layout)
-    blocks = [_glance(data), _filters(data)]
+    blocks = [_deciders(data["works"]), _filters(data)]
     for work in data["works"]:
         entries = [c for c in data["claims"] if c["slug"] == work["slug"]]
         if not entries:
@@ -234,12 +283,14 @@ def ledger_page(layout: Layout) -> str:
         missing = [v for v, r in stored_records(layout, work["slug"]) if r is None]
         absent = "".join(f" · {html.escape(v.name)}: {why_not(v)}" for v in missing)
         blocks.append(
-            f'<section id="{work["slug"]}" class="nclib-work"><h2><a '
-            f'href="../chapters/{work["slug"]}.html">{html.escape(work["title"])}</a></h2>'
-            f"<p>{html.escape(cards.score_text(record))}<br><small>Runs, in the order of the "
-            f"marks: {', '.join(runs)}; then the seeds, where they were run{absent}</small></p>"
+            f'<details id="{work["slug"]}" class="nclib-work"><summary>'
+            f'<strong>{html.escape(work["title"])}</strong><br>'
+            f"{html.escape(cards.score_text(record))}</summary>"
+            f'<p><a href="../chapters/{work["slug"]}.html">The chapter</a>. <small>Runs, in the '
+            f"order of the marks: {', '.join(runs)}; then the seeds, where they were run{absent}"
+            "</small></p>"
             f'<table class="nclib-rows"><tbody>{"".join(map(_row, entries))}</tbody></table>'
-            "</section>"
+            "</details>"
         )
     script = '<script src="../_static/ledger.js" defer></script>'
     body = "".join(blocks)
@@ -267,7 +318,7 @@ def ledger_csv(data: dict) -> str:
 
 
 def status_table(layout: Layout) -> str:
-    """One row a work: its assertions at a glance, its statements by the default run."""
+    """One row a work: its assertions at a glance, its statements by the default run; for README."""
     rows = []
     for work in layout.works:
         slug, title = work["slug"], escape(work["title"])
@@ -290,11 +341,11 @@ def status_table(layout: Layout) -> str:
 def badges(layout: Layout, slug: str) -> str:
     """The line below a chapter's title."""
     cpu, gpu = (records.of_preset(layout, slug, preset) for preset in ("cpu", "gpu"))
-    repository = url_of(layout).removeprefix("https://github.com/")
-    parts = [
-        f"[Open in Colab](https://colab.research.google.com/github/{repository}"
-        f"/blob/main/chapters/{slug}.ipynb)"
-    ]
+    parts = []
+    host, _, repository = url_of(layout).removeprefix("https://").partition("/")
+    if host == "github.com":  # Colab opens no other host
+        parts.append(f"[Open in Colab](https://colab.research.google.com/github/{repository}"
+                     f"/blob/main/chapters/{slug}.ipynb)")
     if cpu:
         parts.append(f"{cpu['run']['seconds']:.0f} s on one CPU core")
     else:
@@ -346,13 +397,15 @@ def generated(layout: Layout) -> dict[Path, str | bytes]:
         nb = read_notebook(layout.chapter(slug))
         if form.fill(layout, slug, nb, first_screen(layout, slug)):
             files[layout.chapter(slug)] = dumps(nb)
-    status = f"\n{status_table(layout)}\n\n"
-    for name in ("intro.md", "README.md"):
+    works = [of_work(layout, work) for work in layout.works]
+    texts = {"intro.md": glance(works),
+             "README.md": status_table(layout)}
+    for name, status in texts.items():
         path = layout.root / name
         if not path.exists():
             raise BookError(f"{path} is missing")
         text, count = STATUS.subn(
-            lambda m: m[1] + status + m[2], path.read_text(encoding="utf-8")
+            lambda m, new=status: f"{m[1]}\n{new}\n\n{m[2]}", path.read_text(encoding="utf-8")
         )
         if count != 1:
             raise BookError(f"{path}: expected the markers <!-- generated:status --> once")

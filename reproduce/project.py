@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 from .layout import BookError, Layout, write
@@ -18,37 +19,49 @@ RUN = '''"""Install nclib from this folder, run the variants named, and pack the
 
     python run.py [SLUG[/VARIANT] ...]      (none: everything that this machine can run)
 
-The environment must hold torch, numpy, matplotlib, scipy, scikit-learn, papermill, nbformat,
-ipykernel, pyyaml and tqdm. Nothing is downloaded; nclib goes into the folder `lib` beside this
-file.
+The environment must hold the packages named below. Nothing is downloaded; nclib is unpacked into
+the folder `lib` beside this file.
 """
 
+import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
+WHEEL = "@WHEEL@"
+PACKAGES = {
+    "torch": "torch", "numpy": "numpy", "matplotlib": "matplotlib", "scipy": "scipy",
+    "sklearn": "scikit-learn", "papermill": "papermill", "nbformat": "nbformat",
+    "ipykernel": "ipykernel", "yaml": "pyyaml", "tqdm": "tqdm", "PIL": "pillow",
+}
+missing = [p for module, p in PACKAGES.items() if importlib.util.find_spec(module) is None]
+if missing:
+    sys.exit(f"this Python lacks {', '.join(missing)}: {sys.executable}")
 here = Path(__file__).resolve().parent
-wheel, = here.glob("*.whl")
-subprocess.run(
-    [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--upgrade",
-     "--target", str(here / "lib"), str(wheel)],
-    check=True,
-)
+shutil.rmtree(here / "lib", ignore_errors=True)
+with zipfile.ZipFile(here / WHEEL) as wheel:  # pure Python: unpacking is installing
+    wheel.extractall(here / "lib")
 env = dict(os.environ)
 env["PYTHONPATH"] = os.pathsep.join(p for p in (str(here / "lib"), env.get("PYTHONPATH")) if p)
 if (here / "data").is_dir():
     env["NCLIB_DATA"] = str(here / "data")
-code = subprocess.run(
-    [sys.executable, "-m", "reproduce", "run", *sys.argv[1:]], cwd=here, env=env
-).returncode
+command = [sys.executable, "-m", "reproduce", "run", *sys.argv[1:]]
+process = subprocess.Popen(command, cwd=here, env=env)
+try:
+    code = process.wait()
+except KeyboardInterrupt:  # the runner was interrupted too; what finished is packed
+    code = process.wait() or 130
 runs = here / "_build" / "reproduce"
 with zipfile.ZipFile(here / "results.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-    for path in sorted(runs.rglob("*.ipynb")):
+    done = [p for p in sorted(runs.rglob("*.ipynb")) if not p.name.endswith(".failed.ipynb")]
+    for path in done:
         archive.write(path, path.relative_to(runs).as_posix())
-print(f"results: {here / 'results.zip'}")
-sys.exit(code)
+print(f"results: {len(done)} notebooks in {here / 'results.zip'}")
+sys.exit(code or (0 if done else 3))  # nothing run is no success
 '''
 
 README = """Neural Collapse, Reproduced: all that runs the chapters on a machine without network.
@@ -62,23 +75,28 @@ README = """Neural Collapse, Reproduced: all that runs the chapters on a machine
 
 def text_files(root: Path) -> list[Path]:
     """Files of the checkout that git does not ignore, or all of them outside git."""
-    found = subprocess.run(
-        ["git", "-C", str(root), "ls-files", "-co", "--exclude-standard", "-z"],
-        capture_output=True, check=False,
-    )
-    if found.returncode == 0 and (root / ".git").exists():
-        names = found.stdout.decode().split("\0")[:-1]
-        return [root / n for n in names if (root / n).is_file()]
+    command = ["git", "-C", str(root), "ls-files", "-co", "--exclude-standard", "-z"]
+    with suppress(OSError):  # no git here
+        found = subprocess.run(command, capture_output=True, check=False)
+        if found.returncode == 0 and (root / ".git").exists():
+            names = found.stdout.decode().split("\0")[:-1]
+            return [root / n for n in names if (root / n).is_file()]
     skip = {"_build", ".venv", ".git", "__pycache__", ".ipynb_checkpoints"}
     return [p for p in root.rglob("*") if p.is_file() and not skip & set(p.relative_to(root).parts)]
 
 
 def spellings(url: str) -> list[str]:
-    """The address as it appears: in full, in Colab links, and of the published pages."""
+    """The address as it appears: in full, in Colab links, and of the published pages.
+
+    On another host than github.com (GitHub Enterprise) Colab opens nothing and the pages have the
+    host's own address: both become the repository's.
+    """
     match = ADDRESS.fullmatch(url)
     if not match:
         raise BookError(f"{url!r} is not of the form https://github.com/OWNER/NAME")
     owner, name = match.groups()
+    if not url.startswith("https://github.com/"):
+        return [url, url, url]
     return [
         url,
         f"https://colab.research.google.com/github/{owner}/{name}",
@@ -95,7 +113,8 @@ def set_url(layout: Layout, new: str) -> list[Path]:
     new = new.rstrip("/").removesuffix(".git")
     pairs = list(zip(spellings(url_of(layout)), spellings(new), strict=True))
     changed = []
-    for path in text_files(layout.root):
+    config = layout.root / "_config.yml"  # last: until then the same command goes on
+    for path in sorted(text_files(layout.root), key=lambda p: p == config):
         if path.relative_to(layout.root).parts[0] == "tests":
             continue
         try:
@@ -143,7 +162,7 @@ def bundle(layout: Layout, out: Path, data: Path | None = None) -> Path:
         target = Path(folder) / "bundle.zip"
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.write(built, built.name)
-            archive.writestr("run.py", RUN)
+            archive.writestr("run.py", RUN.replace("@WHEEL@", built.name))
             archive.writestr("README.txt", README)
             for path in sorted(files):
                 archive.write(path, path.relative_to(layout.root).as_posix())

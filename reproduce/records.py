@@ -175,7 +175,7 @@ def holds(claim: dict) -> bool | None:
     if claim["bound"] is None:
         return None
     op, bound = claim["bound"]["op"], claim["bound"]["value"]
-    values = claim.get("values") or [claim["measured"]]
+    values = claim.get("values") or [claim["measured"], *(claim.get("spread") or ())]
     inside = all(within_bound(v, op, bound) for v in values)
     rival = (claim.get("rival") or {}).get("value")
     if rival is not None:

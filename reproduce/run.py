@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
@@ -19,6 +22,7 @@ from .layout import DEFAULT, BookError, Layout, dumps, read_notebook, write
 from .plan import Variant
 
 TIMEOUT = 3600.0
+CONNECT = 15.0  # seconds that a Dask scheduler gets to answer
 
 
 @dataclass
@@ -85,7 +89,10 @@ def run(layout: Layout, variants: list[Variant], options: Options) -> list[Row]:
                 todo.append(variant)
         times = {v.label: expected_seconds(layout, v) for v in todo}
         todo.sort(key=lambda v: -(times[v.label] or 0.0))
-        payloads = [_payload(v, chapters[v.slug], expected[v.label], options) for v in todo]
+        changed = changed_since_commit(layout.root)
+        payloads = [
+            _payload(v, chapters[v.slug], expected[v.label], options, changed) for v in todo
+        ]
 
         def keep(index: int, result: dict) -> Row:
             variant = todo[index]
@@ -206,8 +213,21 @@ def say(line: str, stream=None) -> None:
             print(line.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
 
 
-def _payload(variant: Variant, chapter: NotebookNode, expected: dict, options: Options) -> dict:
-    stamp = {"variant": variant.name, "parameters": variant.parameters, "hash": expected}
+def changed_since_commit(root: Path) -> bool:
+    """Does a tracked file that decides a run differ from the commit? False without git."""
+    command = ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no", "--",
+               "nclib", "chapters/*.ipynb"]
+    try:
+        found = subprocess.run(command, capture_output=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return bool(found.stdout.strip())
+
+
+def _payload(variant: Variant, chapter: NotebookNode, expected: dict, options: Options,
+             changed: bool = False) -> dict:
+    stamp = {"variant": variant.name, "parameters": variant.parameters, "hash": expected,
+             "changed": changed}
     return {
         "notebook": dumps(chapter), "parameters": variant.parameters, "needs": list(variant.needs),
         "download": options.download, "threads": None, "timeout": options.timeout, "stamp": stamp,
@@ -232,10 +252,14 @@ def _on_cluster(payloads: list[dict], options: Options) -> Iterator[tuple[int, d
     """The same function on the workers of a Dask cluster, sent by value."""
     import cloudpickle
     from distributed import Client, as_completed
+    from distributed.client import FutureCancelledError
 
     address = options.scheduler
+    own = job.library()
+    payloads = [{**payload, "library": own} for payload in payloads]
     cloudpickle.register_pickle_by_value(job)
     try:
+        asyncio.run(_answers(address))
         with Client(address) as client:
             if not client.scheduler_info()["workers"]:
                 try:
@@ -249,14 +273,30 @@ def _on_cluster(payloads: list[dict], options: Options) -> Iterator[tuple[int, d
                     result = _lost(error, "worker") if error else future.result()
                     yield pending[future], result
             finally:
-                with suppress(Exception):
-                    client.cancel(list(pending))
-                    client.run(job.stop_all)
+                if client.status == "running":
+                    with suppress(Exception):
+                        client.cancel(list(pending))
+                        client.run(job.stop_all)
+    except FutureCancelledError:
+        raise BookError(
+            f"the Dask scheduler at {address} was lost; what finished is kept, run again to go on"
+        ) from None
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BookError(f"no Dask scheduler at {address}: {reason}") from None
     finally:
         cloudpickle.unregister_pickle_by_value(job)
+
+
+async def _answers(address: str) -> None:
+    """Wait for a Dask handshake: a client on a port that does not speak Dask waits for ever."""
+    from distributed.comm import connect
+
+    async def shake() -> None:
+        comm = await connect(address, timeout=CONNECT)
+        await comm.close()
+
+    await asyncio.wait_for(shake(), CONNECT)
 
 
 def _lost(error: BaseException, where: str) -> dict:

@@ -21,7 +21,17 @@ from . import records
 from .hashes import cells_hash
 from .layout import BookError, Layout, read_notebook, write
 from .plan import Variant, check_parameters, select, types_of
-from .run import Options, Row, _payload, expected_seconds, guarded, hash_of, locked, work
+from .run import (
+    Options,
+    Row,
+    _payload,
+    changed_since_commit,
+    expected_seconds,
+    guarded,
+    hash_of,
+    locked,
+    work,
+)
 
 SCHEMA = 1
 PRESET = "cpu"
@@ -53,6 +63,7 @@ def run(layout: Layout, targets: list[str], options: Options) -> list[Row]:
     todo: list[Variant] = []
     expected: dict[str, dict] = {}
     payloads = []
+    changed = changed_since_commit(layout.root)
     with locked(layout.build / "seeds"):
         for slug in slugs:
             chapter = read_notebook(layout.chapter(slug))
@@ -71,7 +82,7 @@ def run(layout: Layout, targets: list[str], options: Options) -> list[Row]:
                     rows[slug, seed] = Row(variant.label, "up to date")
                     continue
                 todo.append(variant)
-                payloads.append(_payload(variant, chapter, expected[slug], options))
+                payloads.append(_payload(variant, chapter, expected[slug], options, changed))
         order = sorted(range(len(todo)), key=lambda i: -(expected_seconds(layout, todo[i]) or 0))
         todo, payloads = [todo[i] for i in order], [payloads[i] for i in order]
         finished: set[str] = set()

@@ -5,21 +5,21 @@ from __future__ import annotations
 import base64
 import copy
 import re
-import tempfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 from nbformat import NotebookNode
 
-from . import form, hashes, records
+from . import form, gate, hashes, records
 from .hashes import same_code
 from .layout import DEFAULT, BookError, Layout, dumps, read_notebook, tags, write
 from .plan import INJECTED, INSTALL, Variant, cells_hash, code_of, declared, select
-from .run import Row, judge_file
+from .run import Row, guarded, judge_file
 
 NOTEBOOK_BYTES = 750_000  # 350,000 is the aim; figures at 200 dpi and cards do not fit yet
 ANIMATION_BYTES = 150_000
+ARCHIVE_MEMBERS, ARCHIVE_BYTES = 500, 20_000_000  # of results from elsewhere: count, bytes of one
 OLD_BYTES = 1_000_000, 150_000  # TRANSITION: notebook and figure of the old form
 
 
@@ -147,11 +147,14 @@ def page(layout: Layout, variant: Variant, fresh: NotebookNode) -> NotebookNode:
     return variant_page(layout, chapter, fresh, variant)
 
 
-def store(layout: Layout, targets: list[str], *, text: bool = False) -> list[Row]:
+def store(
+    layout: Layout, targets: list[str], *, text: bool = False, accept: bool = False
+) -> list[Row]:
     """Store the executed notebooks of these targets (none: all that were run here).
 
     Args:
         text: take the chapter's present text into what is already stored, outputs unchanged.
+        accept: store also where a verdict or value differs from what is stored.
 
     Raises:
         BookError: a target is unknown, was not run although named, or nothing was run at all.
@@ -173,11 +176,17 @@ def store(layout: Layout, targets: list[str], *, text: bool = False) -> list[Row
             nb = page(layout, variant, fresh)
             if not text and records.is_old(records.of_notebook(nb)):  # TRANSITION
                 form.tidy(nb)
-            found = faults(nb)
+            found = faults(nb) + gate.faults(variant, nb)
         except BookError as error:
             found = [str(error)]
+        if not text and not found:
+            found = _other_preset(layout, variant, nb)
         if found:
             rows.append(Row(variant.label, "refused", row.seconds, False, found))
+            continue
+        if not row.ok and not accept:
+            row.status += "; not stored: --accept stores it"
+            rows.append(row)
             continue
         write(path, dumps(nb))
         status = row.status if row.status == "stored" else f"stored, {row.status}"
@@ -185,6 +194,16 @@ def store(layout: Layout, targets: list[str], *, text: bool = False) -> list[Row
     if not rows:
         raise BookError("nothing to store: `python -m reproduce run` comes first")
     return rows
+
+
+def _other_preset(layout: Layout, variant: Variant, nb: NotebookNode) -> list[str]:
+    """A run on a GPU does not take the place of the CPU's: each has its variant."""
+    old = records.of_file(layout.stored(variant.slug, variant.name))
+    new = records.of_notebook(nb)
+    if old is None or old["run"]["preset"] == new["run"]["preset"]:
+        return []
+    return [f"stored is the {old['run']['preset']} preset, this run has {new['run']['preset']}: "
+            "name the variant that declares it"]
 
 
 def _fresh_enough(layout: Layout, variant: Variant, nb: NotebookNode) -> None:
@@ -197,22 +216,31 @@ def _fresh_enough(layout: Layout, variant: Variant, nb: NotebookNode) -> None:
         raise BookError("stale: code or parameters have changed since this run, run it again")
 
 
-def unpack(layout: Layout, archive: Path) -> None:
-    """Take the notebooks of a ``results.zip`` into the folder of fresh runs.
+def unpack(layout: Layout, archive: Path) -> list[str]:
+    """Take the notebooks of a ``results.zip`` into the folder of fresh runs; their labels.
 
     Raises:
-        BookError: not an archive, or a member that is no ``<slug>/<variant>.ipynb``.
+        BookError: not an archive, a member that is no ``<slug>/<variant>.ipynb``, or more or larger
+            members than a book has.
     """
     try:
-        with zipfile.ZipFile(archive) as zipped, tempfile.TemporaryDirectory() as folder:
-            names = [n for n in zipped.namelist() if n.endswith(".ipynb")]
-            for name in names:
-                if not re.fullmatch(r"[a-z0-9-]+/[\w.,=+-]+\.ipynb", name):
-                    raise BookError(f"{archive}: unexpected member {name!r}")
-                zipped.extract(name, folder)
-                write(layout.runs / name, (Path(folder) / name).read_bytes())
-    except (OSError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(archive) as zipped:
+            members = [m for m in zipped.infolist() if m.filename.endswith(".ipynb")]
+            if len(members) > ARCHIVE_MEMBERS:
+                raise BookError(f"{archive}: {len(members)} notebooks, limit {ARCHIVE_MEMBERS}")
+            for member in members:
+                if not re.fullmatch(r"[a-z0-9-]+/[\w.,=+-]+\.ipynb", member.filename):
+                    raise BookError(f"{archive}: unexpected member {member.filename!r}")
+                with zipped.open(member) as stream:  # the header's size may lie
+                    data = stream.read(ARCHIVE_BYTES + 1)
+                if len(data) > ARCHIVE_BYTES:
+                    raise BookError(
+                        f"{archive}: {member.filename} has over {ARCHIVE_BYTES:,} bytes"
+                    )
+                write(layout.runs / member.filename, data)
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise BookError(f"{archive}: {error}") from None
+    return [m.filename.removesuffix(".ipynb") for m in members]
 
 
 # --- checks ---------------------------------------------------------------------------------------
@@ -234,14 +262,19 @@ def _check_fresh(layout: Layout) -> list[Row]:
         if name.endswith(".failed"):
             rows.append(Row(f"run {slug}/{name.removesuffix('.failed')}", "failed", ok=False))
             continue
-        row = judge_file(layout, slug, name)
-        metadata = read_notebook(path).metadata.get(records.KEY, {})
-        current = cells_hash(read_notebook(layout.chapter(slug)), metadata.get("parameters", {}))
-        if metadata.get("hash", {}).get("cells") != current:
-            row = Row(row.label, "stale: the chapter's code has changed, run it again", ok=False)
+        row = guarded(f"{slug}/{name}", _judge_fresh, layout, slug, name)
         row.label = f"run {row.label}"
         rows.append(row)
     return rows
+
+
+def _judge_fresh(layout: Layout, slug: str, name: str) -> Row:
+    metadata = read_notebook(layout.fresh(slug, name)).metadata.get(records.KEY, {})
+    current = cells_hash(read_notebook(layout.chapter(slug)), metadata.get("parameters", {}))
+    if metadata.get("hash", {}).get("cells") != current:
+        status = "stale: the chapter's code has changed, run it again"
+        return Row(f"{slug}/{name}", status, ok=False)
+    return judge_file(layout, slug, name)
 
 
 def check_stored(layout: Layout) -> list[Row]:
@@ -269,7 +302,7 @@ def _check_one(layout: Layout, variant: Variant, library: str | None) -> Row | N
     try:
         nb = read_notebook(path)
         _fresh_enough(layout, variant, nb)
-        found = faults(nb)
+        found = faults(nb) + gate.faults(variant, nb)
         if dumps(page(layout, variant, nb)) != dumps(nb):
             found.append("text or metadata not as stored: `python -m reproduce store --text`")
     except BookError as error:

@@ -5,13 +5,15 @@ import csv
 import json
 import re
 import shutil
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from nbformat.v4 import new_markdown_cell
 from tiny import PNG, SLUG, chapter, claim, display_output, record
 
-from reproduce import changes, form, ledger, store
+from reproduce import changes, form, found, ledger
 from reproduce.__main__ import main
 from reproduce.layout import BookError, Layout, dumps, read_notebook, write
 
@@ -37,12 +39,13 @@ def test_everything_is_written_once(book, capsys):
     assert main(root) == 0
     assert main([*root, "--check"]) == 0
     assert (book.root / "pages/_static/cover.png").read_bytes() == base64.b64decode(PNG)
-    for name in ("intro.md", "README.md"):
-        text = (book.root / name).read_text()
-        link = f"[A Tiny Work](chapters/{SLUG}.ipynb)"
-        row = f"| I | {link} | ✓ 1 of 2 of the work's statements reproduced | 12 s |"
-        assert row in text
-        assert "| II | A Later Work | no stored run | – |" in text
+    readme, intro = ((book.root / name).read_text() for name in ("README.md", "intro.md"))
+    link = f"[A Tiny Work](chapters/{SLUG}.ipynb)"
+    assert f"| I | {link} | ✓ 1 of 2 of the work's statements reproduced | 12 s |" in readme
+    assert "| II | A Later Work | no stored run | – |" in readme
+    assert "✓ reproduced</b> <small>(in the work's own setting)" in intro
+    assert f'href="chapters/{SLUG}.html"' in intro and "No chapter yet" in intro
+    for text in (readme, intro):
         assert text.startswith("# Book") and text.endswith("<!-- /generated:status -->\n")
     line = read_notebook(book.chapter(SLUG)).cells[1].source
     assert line == (
@@ -58,8 +61,8 @@ def test_check_sees_each_file(book, name):
     ledger.update(book)
     path = book.root / name
     good = path.read_bytes()
-    bad = {"cover.png": b""}.get(path.name) if path.name == "cover.png" else good.replace(
-        b"12 s", b"99 s")
+    bad = b"" if path.name == "cover.png" else good.replace(
+        b"12 s", b"99 s").replace(b"Open the chapter", b"Forged")
     path.write_bytes(bad)
     assert ledger.update(book, check=True) == [path]
     ledger.update(book)
@@ -80,8 +83,25 @@ def test_ledger_page(book):
     other = re.search(rf'<tr id="{SLUG}--other".*?</tr>', text)[0]
     assert 'data-says="control"' in other and "control of gap" in other
     assert "gpu: not run: needs a CUDA device" in text
-    assert "A Later Work" in text and "no chapter yet" in text
+    assert "A Later Work" in text and f'<a href="#{SLUG}--gap">gap</a>' in text
     assert "\n\n" not in text[text.index("<div class"):text.index("</div>\n<script")]
+
+
+def test_page_of_findings(book):
+    wrong = claim("sign", kind="erratum", says="book", scope=None, source="Equation 7",
+                  note="Ours.")
+    missed = claim("missed", measured=2.0, verdict="not reproduced", note="Tried twice the steps.")
+    guard = claim("guard", kind="control", controls="missed", measured=2.0,
+                  verdict="not reproduced")
+    stored_chapter(book, claim(), wrong, missed, guard)
+    text = found.page(book)
+    false, failed = text.split("Statements that did not reproduce")
+    assert "erratum: Equation 7" in false and "Ours." in false and "#claim-sign" in false
+    assert "Tried twice the steps." in failed and "#claim-missed" in failed
+    assert "#claim-gap" not in text and "#claim-guard" not in text and "$" not in text
+    assert "A Later Work" not in text
+    stored_chapter(book, claim())
+    assert "No false statement was found" in found.page(book)
 
 
 def test_ledger_files(book, tmp_path):
@@ -133,6 +153,20 @@ def test_a_staged_chapter(book):
     assert 'id="claim-gap"' in html and f"../pages/ledger.html#{SLUG}--gap" in html
 
 
+def test_a_live_figure_stands_before_the_code(book):
+    stored_chapter(book)
+    live = [c.source for c in form.for_book(book, SLUG, read_notebook(book.chapter(SLUG))).cells
+            if "nclib-live" in c.source]
+    assert live == []
+    write(book.root / "pages" / "_static" / "live" / f"{SLUG}.js", "// a figure")
+    cells = form.for_book(book, SLUG, read_notebook(book.chapter(SLUG))).cells
+    at = next(i for i, c in enumerate(cells) if "nclib-live" in c.source)
+    assert f'data-figure="{SLUG}"' in cells[at].source and "<noscript>" in cells[at].source
+    code = [i for i, c in enumerate(cells) if c.cell_type == "code" and "cover" not in
+            c.metadata.get("tags", [])]
+    assert at < code[0]
+
+
 def test_page_of_changes(book, tmp_path):
     stored_chapter(book, claim(), claim("rank", measured=3))
     stored_chapter(book, claim(measured=2.0, verdict="not reproduced"), claim("rank", measured=3),
@@ -144,6 +178,28 @@ def test_page_of_changes(book, tmp_path):
     assert "[gap]" in text and "[rank]" not in text and "✗ 2" in text
     assert "Not run: needs a cuda device." in text
     assert (staged.root / changes.FOLDER / "notebooks" / f"{SLUG}--broken.ipynb").exists()
+
+
+def test_a_plain_build_of_the_checkout(book):
+    """The Sphinx extension writes the generated pages and shows chapters as the stage does."""
+    path = ROOT / "pages" / "_ext" / "nclib_book.py"
+    extension = module_from_spec(spec := spec_from_file_location("nclib_book", path))
+    spec.loader.exec_module(extension)
+    stored_chapter(book)
+    stored_chapter(book, claim(measured=2.0, verdict="not reproduced"), variant="broken")
+    handlers = {}
+    app = SimpleNamespace(srcdir=str(book.root), connect=handlers.__setitem__)
+    extension.prepare(app, None)
+    assert (book.root / "pages" / "ledger.md").is_file()
+    assert (book.root / changes.FOLDER / f"{SLUG}.md").is_file()
+    stored = book.chapter(SLUG).read_text()
+    source = [stored]
+    handlers["source-read"](app, f"chapters/{SLUG}", source)
+    shown = dumps(form.for_book(book, SLUG, read_notebook(book.chapter(SLUG))))
+    assert source == [shown] and book.chapter(SLUG).read_text() == stored
+    source = ["# Notation"]
+    handlers["source-read"](app, "pages/notation", source)
+    assert source == ["# Notation"]
 
 
 def test_missing_parts_are_errors(book):
@@ -169,8 +225,3 @@ def test_works_file(book):
 def test_generated_pages_are_current():
     stale = [str(p.relative_to(ROOT)) for p in ledger.update(Layout(ROOT), check=True)]
     assert not stale, f"outdated: {stale}; run `make ledger`"
-
-
-def test_stored_notebooks_are_whole():
-    faulty = {r.label: [r.status, *r.details] for r in store.check_stored(Layout(ROOT)) if not r.ok}
-    assert not faulty

@@ -122,7 +122,8 @@ def test_toc_lists_the_written_chapters_in_order():
 
 
 def test_every_toc_file_exists():
-    made = {"pages/ledger", *(f"pages/what-changes/{slug}" for slug in CHAPTERS)}  # while staging
+    changes = {f"pages/what-changes/{slug}" for slug in CHAPTERS}
+    made = {"pages/ledger", "pages/found", *changes}  # while staging
     for file in [TOC["root"], *toc_files([TOC])]:
         if file in made:
             assert not (ROOT / f"{file}.md").exists(), f"{file} is made while staging"
@@ -322,6 +323,7 @@ def test_workflow_permissions_are_least(workflow):
     content = load(workflow.relative_to(ROOT))
     assert content["permissions"] == {"contents": "read"}
     allowed = {
+        "actions": {"read"},
         "pages": {"read", "write"},
         "id-token": {"write"},
         "issues": {"write"},
@@ -364,6 +366,32 @@ def test_no_workflow_pastes_an_event_into_a_script():
     for workflow in WORKFLOWS:
         for step in steps(workflow):
             assert "${{" not in step.get("run", ""), f"{workflow.stem}: {step.get('name')}"
+
+
+def test_the_site_is_published_from_a_green_commit_alone():
+    publishing = load(".github/workflows/book.yml")["jobs"]
+    assert publishing["deploy"]["needs"] == "build" and publishing["build"]["needs"] == "green"
+    (step,) = publishing["green"]["steps"]
+    assert '--workflow ci.yml --commit "$GITHUB_SHA" --status success' in step["run"]
+    ci = load(".github/workflows/ci.yml")["concurrency"]
+    assert "github.sha" in ci["group"] and "refs/heads/main" in ci["cancel-in-progress"]
+
+
+def test_what_the_publishing_job_installs_is_pinned_by_hash():
+    installs = [s["run"] for s in steps(ROOT / ".github" / "workflows" / "book.yml")
+                if "pip install" in s.get("run", "")]
+    assert len(installs) == 1 and "--require-hashes --no-deps" in installs[0]
+    lines = text(".github/requirements-book.txt").splitlines()
+    hashed = {}
+    for line in lines:
+        if not line.startswith("#"):
+            name, version, _ = re.fullmatch(r"(\S+)==(\S+) --hash=sha256:([0-9a-f]{64})",
+                                            line).groups()
+            hashed[canonicalize_name(name)] = version.removesuffix("+cpu")
+    robots = {canonicalize_name(Requirement(r).name)
+              for r in PROJECT["optional-dependencies"]["robots"]} | {"mujoco"}
+    wanted = {n: next(iter(p.specifier)).version for n, p in pins().items() if n not in robots}
+    assert hashed == wanted
 
 
 def test_publishing_asserts_the_pages():

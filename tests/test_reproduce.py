@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,6 @@ import zipfile
 from pathlib import Path
 
 import cloudpickle
-import dask
 import nbformat
 import pytest
 import yaml
@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import SLUG, chapter, claim, code, display_output, notebook, record
 
-from reproduce import faults, hashes, job, plan, project, records, seeds, store
+from reproduce import faults, hashes, job, ledger, plan, project, records, seeds, store
+from reproduce import run as runner
 from reproduce.__main__ import main
 from reproduce.layout import BookError, Layout, dumps, read_notebook, write
 from reproduce.run import Options, run
@@ -374,9 +375,10 @@ def test_time_limit_and_missing_report():
     base = {"parameters": {}, "needs": [], "download": False, "threads": 1, "stamp":
             {"variant": "default", "parameters": {}, "hash": {}}}
     start = time.monotonic()
-    result = job.execute(base | {"notebook": dumps(nb), "timeout": 2})
-    assert result["status"] == "failed" and "stopped after 2 s" in result["message"]
-    assert time.monotonic() - start < 20
+    result = job.execute(base | {"notebook": dumps(nb), "timeout": 8})
+    assert result["status"] == "failed" and "stopped after 8 s" in result["message"]
+    assert "in cell 0 (a): import time" in result["message"]
+    assert time.monotonic() - start < 30
     nb = notebook(
         code("x: float = 0.5", "p", "parameters"),
         code("import os; print(os.environ['OMP_NUM_THREADS'], os.listdir(), type(x), x)", "a"),
@@ -388,32 +390,76 @@ def test_time_limit_and_missing_report():
     assert "1 [] <class 'float'> 1e-05" in result["notebook"]  # threads, empty folder, value
 
 
-def test_interrupt_ends_the_notebooks(book):
-    marker = book.root / "started"
+def sleeper(book, marker, *extra):
+    """A runner at work on a chapter that sleeps, and the kernel's process."""
     write(book.chapter(SLUG), dumps(chapter(
         f"import os, time; open({str(marker)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     )))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "reproduce", "--root", str(book.root), "run", f"{SLUG}/default"],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )
+    command = [sys.executable, "-m", "reproduce", "--root", str(book.root), "run",
+               f"{SLUG}/default", *extra]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (marker.exists() and marker.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    kernel = int(marker.read_text())
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and "interrupted" in err
-    assert not book.fresh(SLUG, "default").exists()
-    deadline = time.monotonic() + 15
+    return process, int(marker.read_text())
+
+
+def gone(pid, seconds):
+    """Has this process ended within so many seconds?"""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
-            os.kill(kernel, 0)
+            os.kill(pid, 0)
         except ProcessLookupError:
-            break
+            return True
         time.sleep(0.1)
-    else:
-        pytest.fail("the kernel is still running")
+    return False
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_interrupt_ends_the_notebooks(book, name):
+    process, kernel = sleeper(book, book.root / "started")
+    start = time.monotonic()
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "interrupted" in err
+    assert gone(kernel, 5) and time.monotonic() - start < 10  # 5 s on a machine that does no more
+    assert not book.fresh(SLUG, "default").exists()
+
+
+def test_interrupt_ends_the_notebook_on_a_worker(book):
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True,
+                      dashboard_address=None) as cluster:
+        process, kernel = sleeper(book, book.root / "started",
+                                  "--scheduler", cluster.scheduler_address)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        assert process.returncode == 130 and gone(kernel, 10)
+
+
+def test_a_lost_scheduler_is_one_line(book, monkeypatch):
+    from distributed import LocalCluster
+
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "3s")
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True,
+                      dashboard_address=None) as cluster:
+        process, _ = sleeper(book, book.root / "started", "--scheduler", cluster.scheduler_address)
+        cluster.close()
+        _, err = process.communicate(timeout=120)
+    lines = [line for line in err.splitlines() if line.startswith("reproduce:")]
+    assert process.returncode == 2 and len(lines) == 1 and "was lost" in lines[0], err
+    assert "Traceback" not in err, err
+
+
+def test_without_a_home_and_without_git(book, monkeypatch):
+    monkeypatch.setenv("HOME", "/dev/null/home")
+    row, = run(book, plan.select(book, [f"{SLUG}/default"]), Options())
+    assert row.ok, row.details
+    monkeypatch.setenv("PATH", "/dev/null")
+    assert book.chapter(SLUG) in project.text_files(book.root)
 
 
 def test_dask_cluster_of_two_processes(book):
@@ -444,11 +490,94 @@ def test_a_worker_needs_no_checkout(tmp_path):
     assert done.stdout == "execute\n"
 
 
-def test_no_scheduler(book):
+def test_no_scheduler(book, monkeypatch):
     variants = plan.select(book, [f"{SLUG}/default"])
-    quick = dask.config.set({"distributed.comm.timeouts.connect": "1s"})
-    with quick, pytest.raises(BookError, match="no Dask scheduler"):
+    monkeypatch.setattr(runner, "CONNECT", 1.0)
+    with pytest.raises(BookError, match="no Dask scheduler"):
         run(book, variants, Options(scheduler="tcp://127.0.0.1:9"))
+
+
+@pytest.mark.parametrize("address", ["foo", "http://127.0.0.1:9", "tcp://127.0.0.1:{port}"])
+def test_what_is_no_scheduler_gives_one_line(book, address, monkeypatch):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:  # listens, and speaks no Dask
+        address = address.format(port=server.getsockname()[1])
+        monkeypatch.setattr(runner, "CONNECT", 2.0)
+        with pytest.raises(BookError) as error:
+            run(book, plan.select(book, [f"{SLUG}/default"]), Options(scheduler=address, timeout=5))
+    assert address in str(error.value) and "\n" not in str(error.value)
+
+
+def test_one_runner_at_a_time(book):
+    with runner.locked(book.runs):
+        with pytest.raises(BookError, match=f"process {os.getpid()}"), runner.locked(book.runs):
+            pass
+    with runner.locked(book.runs):
+        pass
+
+
+def test_where_nothing_can_be_written(book, tmp_path):
+    write(tmp_path / "file", "x")
+    with pytest.raises(BookError, match="cannot write"), runner.locked(tmp_path / "file" / "runs"):
+        pass
+
+
+def test_leftovers_of_a_killed_runner_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead, living = tmp_path / f"{job.PREFIX}dead", tmp_path / f"{job.PREFIX}living"
+    for folder, owner in ((dead, gone.pid), (living, os.getpid())):
+        write(folder / job.OWNER, str(owner))
+    kernel = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], cwd=dead)
+    time.sleep(0.2)
+    assert job.sweep() == [dead]
+    assert kernel.wait(5) != 0 and living.exists() and not dead.exists()
+
+
+def test_a_fault_of_one_result_fails_its_row(book, monkeypatch):
+    """A full disk, a broken notebook: the other results are kept, and the table is printed."""
+    def fake(task):
+        text = task["notebook"] if task["stamp"]["variant"] == "default" else "{"
+        return {"status": "done", "notebook": text, "seconds": 1.0, "message": ""}
+
+    monkeypatch.setattr(job, "execute", fake)
+    nb = chapter()
+    nb.cells[-1].outputs = [display_output({"nclib": record()})]
+    write(book.chapter(SLUG), dumps(nb))
+    rows = {r.label: r for r in run(book, plan.select(book, [f"{SLUG}/default", f"{SLUG}/seed-1"]),
+                                    Options(jobs=1))}
+    assert rows[f"{SLUG}/default"].ok and book.fresh(SLUG, "default").exists()
+    assert not rows[f"{SLUG}/seed-1"].ok and "JSON" in rows[f"{SLUG}/seed-1"].details[0]
+
+    monkeypatch.setattr(runner, "write", lambda *a: (_ for _ in ()).throw(OSError(28, "disk full")))
+    row, = run(book, plan.select(book, [f"{SLUG}/default"]), Options(force=True))
+    assert not row.ok and "disk full" in row.details[0]
+    monkeypatch.setattr(job, "execute", lambda task: runner._lost(OSError("died"), "job"))
+    row, = run(book, plan.select(book, [f"{SLUG}/default"]), Options(force=True))
+    assert not row.ok and book.fresh(SLUG, "default").exists()  # the earlier result stays
+
+
+def test_a_truncated_notebook_is_one_row(book):
+    write(book.stored(SLUG, "seed-1"), '{"cells": [')
+    rows = {r.label: r for r in store.check(book)}
+    assert not rows[f"{SLUG}/seed-1"].ok
+    write(book.fresh(SLUG, "seed-1"), '{"cells": [')
+    assert any(not r.ok and r.label == f"run {SLUG}/seed-1" for r in store.check(book))
+
+
+def test_lines_reach_any_stream():
+    ascii_ = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    runner.say("✓ done", ascii_)
+    ascii_.seek(0)
+    assert ascii_.read() == "? done\n"
+    reading, writing = os.pipe()
+    os.close(reading)
+    pipe = open(writing, "w")
+    runner.say("nobody reads", pipe)
+    with contextlib.suppress(BrokenPipeError):
+        pipe.close()
 
 
 def test_threads_are_shared_out(book, monkeypatch):
@@ -513,12 +642,66 @@ def test_results_archive(book, tmp_path):
     good, bad = tmp_path / "good.zip", tmp_path / "bad.zip"
     with zipfile.ZipFile(good, "w") as archive:
         archive.writestr(f"{SLUG}/default.ipynb", dumps(executed()))
-    store.unpack(book, good)
+    assert store.unpack(book, good) == [f"{SLUG}/default"]
     assert records.of_file(book.fresh(SLUG, "default"))
     with zipfile.ZipFile(bad, "w") as archive:
         archive.writestr("../../evil.ipynb", "x")
     with pytest.raises(BookError, match="unexpected member"):
         store.unpack(book, bad)
+    with zipfile.ZipFile(bad, "w", zipfile.ZIP_DEFLATED) as archive:  # 20 kB that unfold to 20 MB
+        archive.writestr(f"{SLUG}/default.ipynb", " " * (store.ARCHIVE_BYTES + 1))
+    with pytest.raises(BookError, match="has over"):
+        store.unpack(book, bad)
+    with zipfile.ZipFile(bad, "w") as archive:
+        for i in range(store.ARCHIVE_MEMBERS + 1):
+            archive.writestr(f"{SLUG}/v{i}.ipynb", "x")
+    with pytest.raises(BookError, match="limit"):
+        store.unpack(book, bad)
+
+
+def stored_and_fresh(book, **fresh):
+    """A stored default run and another one of the same code, both as the runner leaves them."""
+    nb = chapter()
+    for index, cell in enumerate(c for c in nb.cells if c.cell_type == "code"):
+        cell.execution_count = index + 1
+    nb.metadata["nclib"] = {
+        "variant": "default", "parameters": {}, "hash": {"cells": plan.cells_hash(nb, {})},
+    }
+    for path, made in ((book.chapter(SLUG), record()), (book.fresh(SLUG, "default"), fresh.pop(
+            "record", None) or record(**fresh))):
+        shown = [display_output({"nclib_claim": c["id"]}) for c in made["claims"]]
+        nb.cells[-1].outputs = [*shown, display_output({"nclib": made})]
+        write(path, dumps(store.with_outputs(nb, nb)))
+
+
+def test_what_changed_is_stored_when_accepted(book):
+    changed = record(claim(measured=0.9), claim("rank", measured=3, tolerance=0.0, says="book",
+                     scope=None, bound={"op": "equals", "value": 3}))
+    stored_and_fresh(book, record=changed)
+    before = book.chapter(SLUG).read_text()
+    row, = store.store(book, [])
+    assert not row.ok and "--accept" in row.status and book.chapter(SLUG).read_text() == before
+    row, = store.store(book, [], accept=True)
+    assert row.ok and records.of_file(book.chapter(SLUG))["claims"][0]["measured"] == 0.9
+
+
+def test_a_gpu_record_never_replaces_the_cpu_record(book):
+    stored_and_fresh(book, preset="gpu", device="NVIDIA T4")
+    for accept in (False, True):
+        row, = store.store(book, [], accept=accept)
+        assert row.status == "refused" and "cpu preset" in row.details[0]
+    assert records.of_file(book.chapter(SLUG))["run"]["preset"] == "cpu"
+
+
+def test_an_archive_brings_in_what_it_holds_alone(book, tmp_path, capsys):
+    stored_and_fresh(book)
+    archive = tmp_path / "results.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        zipped.write(book.fresh(SLUG, "default"), f"{SLUG}/default.ipynb")
+    leftover = book.fresh(SLUG, "seed-1")
+    write(leftover, book.fresh(SLUG, "default").read_text())
+    assert main(["--root", str(book.root), "store", "--from", str(archive)]) == 0
+    assert "seed-1" not in capsys.readouterr().out and not book.stored(SLUG, "seed-1").exists()
 
 
 # --- address and bundle ---------------------------------------------------------------------------
@@ -541,6 +724,29 @@ def test_url(book):
         project.set_url(book, "github.com/x")
 
 
+def test_url_goes_on_where_it_was_stopped(book, monkeypatch):
+    def stop(path, content):
+        raise KeyboardInterrupt
+
+    for name in ("README.md", "intro.md"):
+        write(book.root / name, "https://github.com/o/book")
+    written = []
+    monkeypatch.setattr(project, "write", lambda path, content: (
+        stop(path, content) if written else (written.append(path), write(path, content))))
+    with pytest.raises(KeyboardInterrupt):
+        project.set_url(book, "https://github.com/n/new")
+    monkeypatch.setattr(project, "write", write)
+    project.set_url(book, "https://github.com/n/new")
+    for name in ("README.md", "intro.md", "_config.yml"):
+        assert "github.com/n/new" in (book.root / name).read_text()
+
+
+def test_no_colab_link_on_another_host(book):
+    assert "Colab" in ledger.badges(book, SLUG)
+    project.set_url(book, "https://git.example.org/n/new")
+    assert "Colab" not in ledger.badges(book, SLUG)
+
+
 def test_bundle(book, tmp_path, monkeypatch):
     def fake_wheel(root, folder):
         path = folder / "nclib-1-py3-none-any.whl"
@@ -556,6 +762,71 @@ def test_bundle(book, tmp_path, monkeypatch):
         compile(archive.read("run.py"), "run.py", "exec")
     assert {"run.py", "README.txt", "nclib-1-py3-none-any.whl", "data/cifar10/x.bin",
             f"chapters/{SLUG}.ipynb", "chapters/variants.yml"} <= names
+
+
+def test_bundle_from_end_to_end(book, tmp_path, monkeypatch):
+    """Bundle, run on a machine with a (pretend) GPU, carry the results back, store them."""
+    def fake_wheel(root, folder):
+        path = folder / "nclib-1-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as wheel:  # on the path of everything that run.py starts
+            wheel.writestr("sitecustomize.py", "import torch; "
+                                               "torch.cuda.is_available = lambda: True\n")
+        return path
+
+    monkeypatch.setattr(project, "wheel", fake_wheel)
+    shutil.copytree(ROOT / "reproduce", book.root / "reproduce")
+    out = project.bundle(book, tmp_path / "bundle.zip")
+    there = tmp_path / "there"
+    zipfile.ZipFile(out).extractall(there)
+    (there / "older-1-py3-none-any.whl").write_bytes(b"another wheel is no trouble")
+
+    def there_run(*arguments):
+        env = dict(os.environ) | {"PYTHONPATH": str(ROOT)}
+        return subprocess.run([sys.executable, "run.py", *arguments], cwd=there, env=env,
+                              capture_output=True, text=True, check=False)
+
+    done = there_run(f"{SLUG}/gpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 notebooks in" in done.stdout
+    results = there / "results.zip"
+    assert main(["--root", str(book.root), "store", "--from", str(results)]) == 0
+    assert records.of_file(book.stored(SLUG, "gpu"))["run"]["preset"] == "gpu"
+    shutil.rmtree(there / "_build")
+    assert there_run(f"{SLUG}/unknown").returncode not in (0, 3)
+    run_py = (there / "run.py").read_text().replace('"torch": "torch"', '"no_torch": "no-torch"')
+    write(there / "run.py", run_py)
+    assert "lacks no-torch" in there_run().stderr
+
+
+def test_nothing_run_is_no_success(book, tmp_path, monkeypatch):
+    monkeypatch.setattr(project, "wheel", lambda root, folder: _empty_wheel(folder))
+    shutil.copytree(ROOT / "reproduce", book.root / "reproduce")
+    there = tmp_path / "there"
+    zipfile.ZipFile(project.bundle(book, tmp_path / "b.zip")).extractall(there)
+    env = dict(os.environ) | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "run.py", f"{SLUG}/gpu"], cwd=there, env=env,
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 3 and "0 notebooks" in done.stdout, done.stdout + done.stderr
+
+
+def _empty_wheel(folder):
+    path = folder / "nclib-1-py3-none-any.whl"
+    zipfile.ZipFile(path, "w").close()
+    return path
+
+
+def test_a_worker_with_another_nclib_is_refused():
+    task = {"needs": [], "download": False, "library": "0" * 64}
+    result = job.execute(task)
+    assert result["status"] == "failed" and "another nclib" in result["message"]
+    assert job.library() and len(job.library()) == 64
+
+
+def test_a_failure_names_its_cell(book):
+    nb = chapter("import os; os._exit(1)")
+    write(book.chapter(SLUG), dumps(nb))
+    row, = run(book, plan.select(book, [f"{SLUG}/default"]), Options())
+    assert not row.ok and any("in cell 5 (exact): import os" in d for d in row.details), row.details
 
 
 def test_root_is_found():
@@ -686,3 +957,18 @@ def test_the_faults_of_this_book_can_be_planted():
     for slug in layout.slugs:
         if not records.is_old(records.of_file(layout.chapter(slug))):
             faults.read(layout, slug)
+
+
+def test_a_run_of_uncommitted_code_says_so(book):
+    git = ["git", "-C", str(book.root), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    assert not runner.changed_since_commit(book.root)
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *arguments], check=True)
+    assert not runner.changed_since_commit(book.root)
+    write(book.chapter(SLUG), dumps(chapter("print(3)")))
+    assert runner.changed_since_commit(book.root)
+    nb = {"cells": [{"metadata": {}, "outputs": [{"metadata": {"nclib": record()}}]}],
+          "metadata": {}}
+    job._stamp(nb, {"variant": "v", "parameters": {}, "hash": {}, "changed": True})
+    made = nb["cells"][0]["outputs"][0]["metadata"]["nclib"]
+    assert made["run"]["commit"] == "0123456789abcdef+changes"

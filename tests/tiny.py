@@ -18,10 +18,14 @@ REPORT = """
 
     record = json.loads(r'''RECORD''')
     record["run"]["seed"] = seed
+    record["run"]["preset"] = "cpu" if preset == "auto" else preset
     first = record["claims"][0]
     first["measured"] = 0.5 + shift + 0.001 * seed
     if first["measured"] > first["bound"]["value"]:
         first["verdict"] = "not reproduced"
+        record["abstract"][0]["verdict"] = "not reproduced"
+    for one in record["claims"]:
+        display({"text/plain": one["id"]}, raw=True, metadata={"nclib_claim": one["id"]})
     display({"text/plain": "report"}, raw=True, metadata={"nclib": record})
 """
 

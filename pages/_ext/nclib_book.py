@@ -3,6 +3,8 @@
 - Figures are numbered within their page.
 - A moving picture gets a still twin, its first frame, shown where the reader prefers reduced motion
   and on paper. `book.js` uses the same twin to pause it.
+- In a checkout (`jupyter-book build .`) the generated pages are written first, and chapters are
+  shown as `make html` shows them from its stage.
 - Scripts of a live-code service that this book does not offer are left out; folded code is named
   by its own title.
 """
@@ -12,8 +14,11 @@ from __future__ import annotations
 import posixpath
 import re
 import struct
+import sys
 from pathlib import Path
 from urllib.parse import unquote
+
+import nbformat
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ANIMATION = (b"acTL", b"fcTL", b"fdAT")
@@ -38,6 +43,32 @@ def still(data: bytes) -> bytes | None:
     if not any(kind == b"acTL" for kind, _ in parts):
         return None
     return SIGNATURE + b"".join(chunk for kind, chunk in parts if kind not in ANIMATION)
+
+
+def prepare(app, config) -> None:
+    """In a checkout: write the generated pages, and show chapters in the form of the book."""
+    theme = getattr(config, "html_theme_options", {})
+    if not str(theme.get("repository_url", "")).startswith("https://github.com/"):
+        theme.get("launch_buttons", {}).pop("colab_url", None)  # Colab opens no other host
+    root = Path(app.srcdir)
+    if not (root / "chapters" / "variants").is_dir():
+        return  # the stage of `make html`, where this has been done
+    sys.path.insert(0, str(root))
+    from reproduce import changes, form, found, ledger
+    from reproduce.layout import Layout, dumps
+
+    layout = Layout(root)
+    ledger.write_ledger(layout, layout)
+    found.write_page(layout, layout)
+    changes.write_pages(layout, layout)
+
+    def shown(app, docname: str, source: list[str]) -> None:
+        folder, _, slug = docname.partition("/")
+        if folder == "chapters" and slug in layout.slugs:
+            nb = nbformat.reads(source[0], as_version=nbformat.NO_CONVERT)
+            source[0] = dumps(form.for_book(layout, slug, nb))
+
+    app.connect("source-read", shown)
 
 
 def number_within_pages(app, env) -> list[str]:
@@ -78,6 +109,7 @@ def finish(app, pagename, templatename, context, doctree) -> None:
 
 
 def setup(app) -> dict:
+    app.connect("config-inited", prepare, priority=100)
     app.connect("env-get-updated", number_within_pages, priority=900)
     app.connect("html-page-context", finish, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

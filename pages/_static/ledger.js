@@ -8,6 +8,7 @@
   const count = bar.querySelector(".nclib-count");
   const search = bar.querySelector("input");
   const chosen = {};
+  let wasAsked = false;
   bar.hidden = false;
 
   function draw() {
@@ -20,9 +21,12 @@
       row.hidden = !fits;
       shown += fits;
     });
+    const asked = words.length > 0 || Object.values(chosen).some(Boolean);
     ledger.querySelectorAll(".nclib-work").forEach((section) => {
       section.hidden = ![...section.querySelectorAll("tr")].some((row) => !row.hidden);
+      if (asked !== wasAsked) section.open = asked;
     });
+    wasAsked = asked;
     count.textContent = `${shown} of ${rows.length} claims`;
   }
 
@@ -42,4 +46,15 @@
   });
   search.addEventListener("input", draw);
   draw();
+
+  // A permanent link opens the work that holds its claim.
+  function open() {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const work = target?.closest(".nclib-work");
+    if (!work || work.open) return;
+    work.open = true;
+    target.scrollIntoView();
+  }
+  addEventListener("hashchange", open);
+  open();
 })();
