@@ -34,7 +34,7 @@ def chapter():
             continue
         for node in ast.parse(source).body:
             if isinstance(node, ast.FunctionDef):
-                exec(ast.unparse(node), space)  # noqa: S102
+                exec(ast.unparse(node), space)
     return space
 
 
