@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from . import book, faults, ledger, project, seeds, store
 from .layout import BookError, Layout
 from .plan import select
-from .run import TIMEOUT, Options, Row, exit_code, run, table
+from .run import TIMEOUT, Options, Row, exit_code, guarded, run, table
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
@@ -58,6 +59,9 @@ def parser() -> argparse.ArgumentParser:
                            "every claim in chapters/seeds")
     sub.add_argument("targets", nargs="*", metavar="SLUG", help="default: all")
     resources(sub)
+
+    sub.add_argument("--collect", action="store_true",
+                     help="run nothing: keep the record of the seeds that have finished")
 
     sub = command("faults", "plant the faults of tests/faults one at a time and see which claims "
                             "turn red")
@@ -110,6 +114,9 @@ def act(args: argparse.Namespace) -> int:
     if args.command == "run":
         variants = select(layout, args.targets, args.parameters)
         return finish(run(layout, variants, options(args)))
+    if args.command == "seeds" and args.collect:
+        slugs = [v.slug for v in select(layout, args.targets, defaults=True)]
+        return finish([guarded(s, partial(seeds.collect, partial=True), layout, s) for s in slugs])
     if args.command in ("seeds", "faults"):
         act_ = seeds.run if args.command == "seeds" else faults.run
         return finish(act_(layout, args.targets, options(args)))

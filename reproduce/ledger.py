@@ -229,7 +229,8 @@ def glance(works: list[dict]) -> str:
                      f"{html.escape(near['title'])}</a>, {score}")
         blocks.append(f"<details><summary>{_dots(work)}</summary><ul>{lines}</ul><p>{foot}</p>"
                       "</details>")
-    return f'<div class="nclib-ledger nclib-glance">{"".join(blocks)}</div>'
+    lines = "\n".join(blocks)  # a line a work, so that a change shows where it is
+    return f'<div class="nclib-ledger nclib-glance">\n{lines}\n</div>'
 
 
 def _deciders(works: list[dict]) -> str:

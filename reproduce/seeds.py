@@ -36,6 +36,7 @@ from .run import (
 SCHEMA = 1
 PRESET = "cpu"
 SEEDS = range(10)
+FEWEST = 3  # of a partial record
 RUN_KEYS = ("seed", "seconds", "device", "threads", "versions", "commit")
 
 
@@ -72,6 +73,7 @@ def run(layout: Layout, targets: list[str], options: Options) -> list[Row]:
             # One hash for all seeds: the seed is known, the rest decides.
             expected[slug] = hash_of(chapter, {})
             current = stored is not None and stored["hash"] == expected[slug]
+            current = current and seeds_of(stored) == list(SEEDS)
             for variant in variants(slug):
                 check_parameters(variant.label, types, variant.parameters)
                 seed = variant.parameters["seed"]
@@ -102,7 +104,10 @@ def run(layout: Layout, targets: list[str], options: Options) -> list[Row]:
         work(payloads, options, keep, [expected_seconds(layout, v) for v in todo])
         for slug in slugs:
             scratch = all(_scratch(layout, slug, s).exists() for s in SEEDS)
-            if slug not in finished and load(layout, slug) is None and scratch:
+            found = load(layout, slug)
+            if slug not in finished and scratch and (
+                found is None or seeds_of(found) != list(SEEDS)
+            ):
                 collect(layout, slug)
     return [rows[slug, seed] for slug in slugs for seed in SEEDS]
 
@@ -133,10 +138,22 @@ def _read(path: Path) -> dict | None:
         return None
 
 
-def collect(layout: Layout, slug: str) -> Row:
-    """Write a chapter's file from the ten runs."""
-    entries = [_read(_scratch(layout, slug, s)) for s in SEEDS]
-    if any(e is None for e in entries) or len({json.dumps(e["hash"]) for e in entries}) != 1:
+def collect(layout: Layout, slug: str, *, partial: bool = False) -> Row:
+    """Write a chapter's file from the ten runs.
+
+    Args:
+        partial: from those that have finished, at least ``FEWEST`` and seed 0 among them. The
+            record, the cards and the ledger then show that number of seeds.
+    """
+    found = {s: e for s in SEEDS if (e := _read(_scratch(layout, slug, s))) is not None}
+    if partial:  # the newest code alone
+        newest = hash_of(read_notebook(layout.chapter(slug)), {})
+        found = {s: e for s, e in found.items() if e["hash"] == newest}
+        if len(found) < FEWEST or 0 not in found:
+            raise BookError(f"{slug}: only seeds {sorted(found)} were run with this code")
+    entries = list(found.values())
+    whole = partial or len(found) == len(SEEDS)
+    if not whole or len({json.dumps(e["hash"]) for e in entries}) != 1:
         raise BookError(f"{slug}: not all seeds were run with the same code")
     ids = list(dict.fromkeys(id for e in entries for id in e["claims"]))
     claims = {
@@ -172,10 +189,11 @@ def load(layout: Layout, slug: str) -> dict | None:
     if not path.exists():
         return None
     found = _read(path)
+    good = isinstance(found, dict) and found.get("schema") == SCHEMA and found.get("slug") == slug
+    ran = seeds_of(found) if good else []
     good = (
-        isinstance(found, dict) and found.get("schema") == SCHEMA and found.get("slug") == slug
-        and [r.get("seed") for r in found.get("runs", ())] == list(SEEDS)
-        and all(len(c["values"]) == len(c["verdicts"]) == len(SEEDS)
+        good and len(ran) >= FEWEST and ran[0] == 0 and ran == sorted(set(ran) & set(SEEDS))
+        and all(len(c["values"]) == len(c["verdicts"]) == len(ran)
                 for c in found.get("claims", {}).values())
     )
     if not good:
@@ -185,6 +203,11 @@ def load(layout: Layout, slug: str) -> dict | None:
     return found
 
 
+def seeds_of(found: dict) -> list:
+    """The seeds of a record, in their order."""
+    return [r.get("seed") for r in found.get("runs", ())]
+
+
 def of_claim(found: dict | None, id: str) -> list[dict] | None:
     """``[{"seed", "value", "verdict"}]`` of one claim, or ``None``."""
     if not found or id not in found["claims"]:
@@ -192,7 +215,7 @@ def of_claim(found: dict | None, id: str) -> list[dict] | None:
     entry = found["claims"][id]
     return [
         {"seed": s, "value": v, "verdict": w}
-        for s, v, w in zip(SEEDS, entry["values"], entry["verdicts"], strict=True)
+        for s, v, w in zip(seeds_of(found), entry["values"], entry["verdicts"], strict=True)
     ]
 
 

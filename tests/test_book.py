@@ -139,6 +139,23 @@ def test_claims_table_is_shown(page):
     assert re.search('class="nclib-(claims|report)"', html(page))
 
 
+def test_pages_say_what_they_are_and_where():
+    owner, name = URL.removeprefix("https://github.com/").split("/")
+    base = f"https://{owner.lower()}.github.io/{name}/"
+    for page in PAGES:
+        head = html(page).split("</head>", 1)[0]
+        assert f'<link rel="canonical" href="{base}{page}.html"' in head, page
+        assert re.search(r'<meta name="description" content="[^"]{20,}"', head), page
+        assert '<meta property="og:title"' in head, page
+    for page in ["intro", *CHAPTERS]:
+        image = re.search(r'property="og:image" content="([^"]+)"', html(page))[1]
+        assert (HTML / image.removeprefix(base)).is_file(), page
+    places = set(re.findall(r"<loc>([^<]+)</loc>", (HTML / "sitemap.xml").read_text()))
+    assert {f"{base}{page}.html" for page in PAGES} <= places
+    assert f"{base}sitemap.xml" in (HTML / "robots.txt").read_text()
+    assert "No such page" in (HTML / "404.html").read_text()
+
+
 def text_of(page):
     article = html(page).split("<article", 1)[1].split("</article>", 1)[0]
     article = re.sub(r"(?s)<(script|style|pre).*?</\1>", " ", article)

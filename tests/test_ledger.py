@@ -189,7 +189,7 @@ def test_a_plain_build_of_the_checkout(book):
     stored_chapter(book, claim(measured=2.0, verdict="not reproduced"), variant="broken")
     handlers = {}
     app = SimpleNamespace(srcdir=str(book.root), connect=handlers.__setitem__)
-    extension.prepare(app, None)
+    extension.prepare(app, SimpleNamespace())
     assert (book.root / "pages" / "ledger.md").is_file()
     assert (book.root / changes.FOLDER / f"{SLUG}.md").is_file()
     stored = book.chapter(SLUG).read_text()

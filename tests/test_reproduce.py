@@ -848,6 +848,11 @@ def test_seeds(book):
     code_, out = quiet(*root, "seeds", SLUG)
     assert code_ == 1 and "not yet" in out and out.count("✗") == 1
     assert seeds.load(book, SLUG) is None
+    code_, out = quiet(*root, "seeds", SLUG, "--collect")  # what has finished, under its number
+    assert code_ == 0, out
+    found = seeds.load(book, SLUG)
+    assert seeds.seeds_of(found) == [0, 1, 2, 3, 4, 5, 6, 8, 9]
+    assert len(seeds.of_claim(found, "gap")) == 9
     marker.write_text("")
     code_, out = quiet(*root, "seeds", SLUG)
     assert code_ == 0, out

@@ -5,12 +5,15 @@
   and on paper. `book.js` uses the same twin to pause it.
 - In a checkout (`jupyter-book build .`) the generated pages are written first, and chapters are
   shown as `make html` shows them from its stage.
+- Each page says where it is published, what it is about and which picture stands for it; a sitemap,
+  a robots file and a page for wrong addresses are written beside the pages.
 - Scripts of a live-code service that this book does not offer are left out; folded code is named
   by its own title.
 """
 
 from __future__ import annotations
 
+import html
 import posixpath
 import re
 import struct
@@ -19,6 +22,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
+from docutils import nodes
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ANIMATION = (b"acTL", b"fcTL", b"fdAT")
@@ -50,6 +54,8 @@ def prepare(app, config) -> None:
     theme = getattr(config, "html_theme_options", {})
     if not str(theme.get("repository_url", "")).startswith("https://github.com/"):
         theme.get("launch_buttons", {}).pop("colab_url", None)  # Colab opens no other host
+    if not getattr(config, "html_baseurl", ""):
+        config.html_baseurl = published_at(str(theme.get("repository_url", "")))
     root = Path(app.srcdir)
     if not (root / "chapters" / "variants").is_dir():
         return  # the stage of `make html`, where this has been done
@@ -71,6 +77,60 @@ def prepare(app, config) -> None:
     app.connect("source-read", shown)
 
 
+def published_at(repository: str) -> str:
+    """Where GitHub publishes the pages of a repository; empty for another host."""
+    match = re.fullmatch(r"https://github\.com/([\w.-]+)/([\w.-]+?)/?", repository)
+    return f"https://{match[1].lower()}.github.io/{match[2]}/" if match else ""
+
+
+def describe(app, pagename: str, context: dict, doctree) -> str:
+    """Tags in the head: description, canonical address, and the card that a link is shown as."""
+    if doctree is None:
+        return ""
+    texts = (" ".join(p.astext().split()) for p in doctree.findall(nodes.paragraph))
+    text = next((t for t in texts if len(t) > 60), "")
+    about = text if len(text) <= 200 else text[:200].rsplit(" ", 1)[0] + " …"
+    base, title = app.config.html_baseurl, re.sub(r"<[^>]+>", "", context.get("title", ""))
+    tags = [("name", "description", about), ("property", "og:type", "article"),
+            ("property", "og:title", html.unescape(title)),
+            ("property", "og:description", about),
+            ("property", "og:site_name", app.config.html_title or app.config.project),
+            ("name", "twitter:card", "summary_large_image")]
+    if base:
+        tags.append(("property", "og:url", f"{base}{pagename}.html"))
+        picture = IMAGE.search(context.get("body") or "")
+        if picture:
+            path = posixpath.normpath(posixpath.join(posixpath.dirname(pagename), picture[1]))
+            tags.append(("property", "og:image", base + path))
+    return "".join(f'<meta {kind}="{name}" content="{html.escape(text)}" />\n'
+                   for kind, name, text in tags if text)
+
+
+LOST = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Not found</title>
+<meta name="viewport" content="width=device-width,initial-scale=1"><body
+style="font:1.1rem/1.6 sans-serif;max-width:36rem;margin:4rem auto;padding:0 1rem">
+<h1>No such page</h1><p>The address may be old: chapters and pages keep their names, claims keep
+their ids. <a href="{base}intro.html">Contents</a> · <a href="{base}pages/ledger.html">Ledger of all
+claims</a></p></html>
+"""
+
+
+def write_beside(app, error) -> None:
+    """Sitemap, robots file and the page for wrong addresses."""
+    base = app.config.html_baseurl
+    if error is not None or not base or app.builder.name != "html":
+        return
+    out = Path(app.outdir)
+    pages = sorted(app.env.found_docs)
+    places = "".join(f"<url><loc>{html.escape(base + p)}.html</loc></url>\n" for p in pages)
+    (out / "sitemap.xml").write_text(
+        '<?xml version="1.0" encoding="utf-8"?>\n'
+        f'<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{places}</urlset>\n',
+        encoding="utf-8")
+    (out / "robots.txt").write_text(f"User-agent: *\nAllow: /\nSitemap: {base}sitemap.xml\n")
+    (out / "404.html").write_text(LOST.format(base=base), encoding="utf-8")
+
+
 def number_within_pages(app, env) -> list[str]:
     """Figure 1 is the first figure of every page."""
     for kinds in env.toc_fignumbers.values():
@@ -86,6 +146,7 @@ def finish(app, pagename, templatename, context, doctree) -> None:
         script for script in context.get("script_files", [])
         if "thebe" not in f"{getattr(script, 'filename', None)}{script.attributes.get('body')}"
     ]
+    context["metatags"] = context.get("metatags", "") + describe(app, pagename, context, doctree)
     if not context.get("body"):
         return
     files = {name: Path(app.srcdir, source) for source, name in app.builder.images.items()}
@@ -112,4 +173,5 @@ def setup(app) -> dict:
     app.connect("config-inited", prepare, priority=100)
     app.connect("env-get-updated", number_within_pages, priority=900)
     app.connect("html-page-context", finish, priority=900)
+    app.connect("build-finished", write_beside)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
