@@ -35,7 +35,7 @@ QUICK = {"sizes": [(16, 4), (32, 8)], "rounds": 1, "cold": 500_000, "dense": 3e6
 
 def chapter_functions() -> dict:
     """Names defined by the cells of the chapter that hold the functions in ``NEEDED``."""
-    names: dict = {"torch": torch, "geometry": polar, "F64": F64}
+    names: dict = {"torch": torch, "polar": polar, "F64": F64}
     for cell in nbformat.read(CHAPTER, as_version=4).cells:
         if cell.cell_type == "code" and any(f"def {name}(" in cell.source for name in NEEDED):
             exec(compile(cell.source, cell.id, "exec"), names)

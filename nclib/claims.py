@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from numbers import Integral, Real
 from typing import Any
 
-from . import _claims_first, cards, runtime
+from . import cards, runtime
 from ._tex import tex_to_html
 from .cards import card_html as card_html
 from .cards import number as number
@@ -79,7 +79,6 @@ class Claims:
         self._run = run
         self._claims: dict[str, Claim] = {}
         self._abstract: dict[str, tuple[str, list[str], str | None]] = {}
-        self._first: _claims_first.Claims | None = None  # a chapter that is not yet converted
 
     def __iter__(self):
         return iter(self._claims.values())
@@ -138,12 +137,6 @@ class Claims:
                 bound that is not finite, no measured value, an unknown ``controls``, or no
                 tolerance where none can be derived.
         """
-        if self._is_first(says, source):
-            return self._first.check(
-                id, statement, source=source, kind=kind, measured=measured, below=below,
-                above=above, between=between, equals=equals, tolerance=tolerance, paper=paper,
-                scope=scope or "exact", seeds=seeds, controls=controls, note=note,
-            )
         says, scope = self._validate(id, statement, says, source, kind, scope, controls, note)
         bounds = {"below": below, "above": above, "between": between, "equals": equals}
         given = {op: v for op, v in bounds.items() if v is not None}
@@ -189,11 +182,6 @@ class Claims:
         controls: str | None = None,
     ) -> Claim:
         """Keep a claim that this run does not decide, with the reason."""
-        if self._is_first(says, source):
-            return self._first.not_run(
-                id, statement, source=source, kind=kind, why=why, scope=scope or "exact",
-                paper=paper, controls=controls,
-            )
         says, scope = self._validate(id, statement, says, source, kind, scope, controls, why)
         paper, paper_value = _paper(paper)
         return self._keep(Claim(
@@ -202,12 +190,6 @@ class Claims:
             paper_value=paper_value, rival=None, verdict=NOT_RUN, seeds=0, controls=controls,
             note=why,
         ))
-
-    def _is_first(self, says, source) -> bool:
-        """Does the chapter use the first form, which names a source and not who says it?"""
-        if self._first is None and not self._claims and says is None and source is not None:
-            self._first = _claims_first.Claims(self.slug, self._run)
-        return self._first is not None
 
     def _keep(self, claim: Claim) -> Claim:
         self._claims[claim.id] = claim
@@ -317,8 +299,6 @@ class Claims:
         Raises:
             ValueError: no claim was made.
         """
-        if self._first is not None:
-            return self._first.report()
         if not self._claims:
             raise ValueError(f"no claim was made for {self.slug!r}")
         record = self.record()

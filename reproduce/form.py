@@ -187,7 +187,7 @@ def for_book(layout: Layout, slug: str, nb: NotebookNode) -> NotebookNode:
                     )
         cells.append(cell)
     nb.cells = cells
-    return nb if records.is_old(record) else _answer_first(nb, _live(layout, slug))
+    return _answer_first(nb, _live(layout, slug))
 
 
 def _live(layout: Layout, slug: str) -> list[NotebookNode]:

@@ -27,8 +27,7 @@ Please open an issue where we are wrong.
 def _entry(claim: dict) -> str:
     """One finding: what is claimed, what was measured, what was tried."""
     note = f" {tex_to_html(claim['note'])}" if claim["note"] else ""
-    link = f"../chapters/{claim['slug']}.html"
-    link += f"#claim-{claim['id']}" if claim["cards"] else ""
+    link = f"../chapters/{claim['slug']}.html#claim-{claim['id']}"
     value = f"{cards.measured_text(claim)}, bound {cards.bound_text(claim)}"
     if claim["paper"]:
         shown = claim["paper"]

@@ -88,12 +88,6 @@ def cells_hash(nb: NotebookNode, parameters: dict[str, Any]) -> str:
     return _digest(json.dumps([cells, parameters], sort_keys=True, ensure_ascii=False))
 
 
-def textual_cells_hash(nb: NotebookNode, parameters: dict[str, Any]) -> str:
-    """The hash of earlier stored runs, which followed the text of the cells and all their tags."""
-    cells = [[c.source, sorted(_tags(c))] for c in code_of(nb) if INSTALL not in _tags(c)]
-    return _digest(json.dumps([cells, parameters], sort_keys=True, ensure_ascii=False))
-
-
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 

@@ -145,9 +145,8 @@ def content(layout: Layout) -> dict:
         first: dict[str, dict] = {}
         for variant, record in stored:
             for claim in record["claims"] if record else ():
-                cards_ = not records.is_old(record)
                 entry = first.setdefault(
-                    claim["id"], {"slug": slug, **claim, "cards": cards_, "runs": {}}
+                    claim["id"], {"slug": slug, **claim, "runs": {}}
                 )
                 entry["runs"][variant.name] = {
                     "verdict": claim["verdict"], "measured": claim["measured"],
@@ -176,9 +175,7 @@ def _row(entry: dict) -> str:
     verdict, id = entry["verdict"], f"{entry['slug']}--{entry['id']}"
     flips = len({r["verdict"] for r in entry["runs"].values()}) > 1
     who = "control" if entry["kind"] == "control" else entry["says"]
-    link = f"../chapters/{entry['slug']}.html"
-    if entry["cards"]:
-        link += f"#claim-{entry['id']}"
+    link = f"../chapters/{entry['slug']}.html#claim-{entry['id']}"
     return (
         f'<tr id="{id}" data-verdict="{verdict}" data-work="{entry["slug"]}" data-says="{who}" '
         f'data-kind="{entry["kind"]}" data-scope="{entry["scope"] or "none"}" '

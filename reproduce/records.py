@@ -15,33 +15,14 @@ KEY = "nclib"  # in the metadata of the report's output, and of an executed note
 SCHEMA = 2
 DECIDING = ("verdict", "says", "kind", "scope", "bound")
 
-# TRANSITION: chapters whose stored record has schema 1 keep the rules of the old form. When every
-# chapter has been converted set this to False, then delete what reads it (grep OLD_FORM).
-OLD_FORM = True
-
-
-def is_old(record: dict | None) -> bool:
-    """Was this record made in the old form (TRANSITION)?"""
-    return OLD_FORM and record is not None and record.get("schema", 1) < SCHEMA
-
 
 def of_outputs(outputs: Iterable) -> list[dict]:
     """Records in the metadata of these outputs; normally none or one."""
     metadata = (output.get("metadata", {}) for output in outputs)
     found = [m[KEY] for m in metadata if isinstance(m.get(KEY), dict) and "claims" in m[KEY]]
-    return [_lift(r) if is_old(r) else r for r in found]
-
-
-def _lift(record: dict) -> dict:
-    """A record of the old form in the shape of the new one (TRANSITION)."""
-    claims = []
-    for c in record["claims"]:
-        ours = c["kind"] in ("erratum", "beyond") or "this chapter" in c["source"]
-        extra = {
-            "says": "book" if ours else "work", "values": None, "paper_value": None, "rival": None,
-        }
-        claims.append(extra | c)
-    return {"abstract": [], **record, "claims": claims, "schema": 1}
+    if any(r.get("schema") != SCHEMA for r in found):
+        raise BookError(f"a claims report that is not of schema {SCHEMA}: run the notebook again")
+    return found
 
 
 def of_notebook(nb: NotebookNode) -> dict | None:
@@ -97,8 +78,6 @@ def compare(stored: dict, fresh: dict, *, verdicts_only: bool = False) -> list[s
     bound, and a value further from the stored one than the stored claim's own tolerance. With
     ``verdicts_only``, changed verdicts and missing or new claims alone.
     """
-    if is_old(stored) != is_old(fresh):
-        verdicts_only = True
     old = {c["id"]: c for c in stored["claims"]}
     new = {c["id"]: c for c in fresh["claims"]}
     differences = [f"{id}: claim is missing" for id in old if id not in new]

@@ -20,7 +20,6 @@ from .run import Row, guarded, judge_file
 NOTEBOOK_BYTES = 750_000  # 350,000 is the aim; figures at 200 dpi and cards do not fit yet
 ANIMATION_BYTES = 150_000
 ARCHIVE_MEMBERS, ARCHIVE_BYTES = 500, 20_000_000  # of results from elsewhere: count, bytes of one
-OLD_BYTES = 1_000_000, 150_000  # TRANSITION: notebook and figure of the old form
 
 
 # --- from an executed notebook to a stored one ----------------------------------------------------
@@ -43,7 +42,7 @@ def with_outputs(chapter: NotebookNode, fresh: NotebookNode) -> NotebookNode:
         a.outputs, a.execution_count = copy.deepcopy(b.outputs), b.execution_count
     if records.KEY in fresh.metadata:
         nb.metadata[records.KEY] = copy.deepcopy(fresh.metadata[records.KEY])
-    return nb if records.is_old(records.of_notebook(nb)) else form.tidy(nb)
+    return form.tidy(nb)
 
 
 def clean(nb: NotebookNode) -> NotebookNode:
@@ -113,7 +112,6 @@ def _head(layout: Layout, nb: NotebookNode, variant: Variant) -> None:
 def faults(nb: NotebookNode) -> list[str]:
     """Why an executed notebook must not be stored; empty where it may."""
     record = records.of_notebook(nb)
-    limits = OLD_BYTES if records.is_old(record) else (NOTEBOOK_BYTES, form.FIGURE_BYTES)
     found = []
     for index, cell in enumerate(nb.cells):
         if cell.cell_type != "code":
@@ -128,14 +126,14 @@ def faults(nb: NotebookNode) -> list[str]:
             for kind, data in output.get("data", {}).items():
                 if kind.startswith("image/"):
                     size = len(base64.b64decode(data)) if kind != "image/svg+xml" else len(data)
-                    limit = ANIMATION_BYTES if form.moves(data) else limits[1]
+                    limit = ANIMATION_BYTES if form.moves(data) else form.FIGURE_BYTES
                     if size > limit:
                         found.append(f"cell {index}: figure of {size} bytes, limit {limit}")
     if record is None:
         found.append("no claims report")
     size = len(dumps(nb).encode("utf-8"))
-    if size > limits[0]:
-        found.append(f"notebook of {size} bytes, limit {limits[0]}")
+    if size > NOTEBOOK_BYTES:
+        found.append(f"notebook of {size} bytes, limit {NOTEBOOK_BYTES}")
     return found
 
 
@@ -174,8 +172,6 @@ def store(
             fresh = read_notebook(source)
             _fresh_enough(layout, variant, fresh)
             nb = page(layout, variant, fresh)
-            if not text and records.is_old(records.of_notebook(nb)):  # TRANSITION
-                form.tidy(nb)
             found = faults(nb) + gate.faults(variant, nb)
         except BookError as error:
             found = [str(error)]
@@ -209,10 +205,7 @@ def _other_preset(layout: Layout, variant: Variant, nb: NotebookNode) -> list[st
 def _fresh_enough(layout: Layout, variant: Variant, nb: NotebookNode) -> None:
     chapter = read_notebook(layout.chapter(variant.slug))
     found = nb.metadata.get(records.KEY, {}).get("hash", {})
-    current = {cells_hash(chapter, variant.parameters)}
-    if records.is_old(records.of_notebook(nb)):  # TRANSITION
-        current.add(hashes.textual_cells_hash(chapter, variant.parameters))
-    if found.get("cells") not in current:
+    if found.get("cells") != cells_hash(chapter, variant.parameters):
         raise BookError("stale: code or parameters have changed since this run, run it again")
 
 

@@ -313,12 +313,3 @@ def test_a_claim_that_ends_a_cell_shows_nothing(claims):
     claim = claims.check("a", "One is one.", measured=1, equals=1, **BASE)
     data, metadata = InteractiveShell.instance().display_formatter.format(claim)
     assert data == {} and metadata == {}
-
-
-def test_the_first_form_still_reports(capsys):
-    """Chapters that are not yet converted give a source and not who says it."""
-    claims = nclib.Claims("a-chapter", nclib.setup(0, "cpu"))
-    claims.check("x", "A.", source="Theorem 1", kind="theory", measured=0.5, below=1)
-    claims.check("y", "B.", source="T", kind="control", controls="x", measured=1, above=0)
-    claims.report()
-    assert "2 of 2 claims reproduced" in capsys.readouterr().out

@@ -6,7 +6,6 @@ Every rule is tried on a doctored notebook as well, so a rule that cannot fail i
 from __future__ import annotations
 
 import ast
-import base64
 import copy
 import re
 from pathlib import Path
@@ -20,11 +19,7 @@ CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 VARIANTS = sorted((ROOT / "chapters" / "variants").glob("*/*.ipynb"))
 URL = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
 
-MAX_IMAGE = 150_000
-MAX_NOTEBOOK = 1_000_000
-MAX_SOURCE_LINES = 25
 MAX_OUTPUT_LINES = 60
-MIN_ALT, MIN_CAPTION = 20, 20
 
 
 # --- helpers ------------------------------------------------------------------------------------
@@ -67,11 +62,6 @@ def records(nb):
 
 def name(cell):
     return f"cell {cell.id}"
-
-
-def converted(nb):
-    """Is the notebook in the new form (TRANSITION)? Its own rules stand in test_form.py."""
-    return any(r.get("schema", 1) >= 2 for r in records(nb))
 
 
 # --- rules for chapters and variants ------------------------------------------------------------
@@ -176,43 +166,6 @@ def no_figure_objects(nb, path):
     return problems
 
 
-def figures_are_described(nb, path):
-    if converted(nb):
-        return []
-    problems = []
-    for c in code_cells(nb):
-        shown = images(c)
-        if not shown:
-            continue
-        if len(shown) > 1:
-            problems.append(f"{name(c)} shows {len(shown)} pictures; one cell, one figure")
-        mystnb = c.metadata.get("mystnb", {})
-        alt = mystnb.get("image", {}).get("alt", "").strip()
-        caption = mystnb.get("figure", {}).get("caption", "").strip()
-        if len(alt) < MIN_ALT or re.fullmatch(r"\S+\.(png|jpe?g|gif|svg)", alt):
-            problems.append(f"{name(c)}: metadata mystnb.image.alt does not describe the figure")
-        if len(caption) < MIN_CAPTION:
-            problems.append(f"{name(c)}: metadata mystnb.figure.caption is missing or too short")
-        if alt and alt == caption:
-            problems.append(f"{name(c)}: alt text and caption are the same")
-    return problems
-
-
-def sizes(nb, path):
-    if converted(nb):
-        return []
-    problems = []
-    for c in code_cells(nb):
-        for mime, data in images(c):
-            size = len(base64.b64decode(data))
-            if size > MAX_IMAGE:
-                problems.append(f"{name(c)}: {mime} of {size // 1000} kB, more than 150 kB")
-    size = len(nbformat.writes(nb).encode("utf-8"))
-    if size > MAX_NOTEBOOK:
-        problems.append(f"{size // 1000} kB, more than 1 MB")
-    return problems
-
-
 def no_runner_metadata(nb, path):
     found = [f"metadata.{k}" for k in ("papermill", "widgets", "signature") if k in nb.metadata]
     found += [
@@ -222,16 +175,6 @@ def no_runner_metadata(nb, path):
         if k in c.metadata
     ]
     return [f"{f} is left over from a run" for f in found]
-
-
-def short_cells(nb, path):
-    if converted(nb):
-        return []
-    return [
-        f"{name(c)} has {len(c.source.splitlines())} lines, more than {MAX_SOURCE_LINES}"
-        for c in code_cells(nb)
-        if len(c.source.splitlines()) > MAX_SOURCE_LINES
-    ]
 
 
 def short_outputs(nb, path):
@@ -354,10 +297,7 @@ BOTH = [
     no_errors,
     no_svg,
     no_figure_objects,
-    figures_are_described,
-    sizes,
     no_runner_metadata,
-    short_cells,
     short_outputs,
     install_cell_first,
     only_the_install_cell_is_skipped,
@@ -518,29 +458,8 @@ DOCTORED = [
         ),
     ),
     (no_figure_objects, lambda nb, c: c[2].outputs.append(stream("<object at 0x7f3a2b1c>"))),
-    (figures_are_described, lambda nb, c: c[2].metadata.mystnb.pop("image")),
-    (figures_are_described, lambda nb, c: c[2].metadata.mystnb.pop("figure")),
-    (
-        figures_are_described,
-        lambda nb, c: c[2].metadata.mystnb.image.update(alt="figures/some/long/path/one.png"),
-    ),
-    (
-        figures_are_described,
-        lambda nb, c: c[2].metadata.mystnb.image.update(alt=c[2].metadata.mystnb.figure.caption),
-    ),
-    (figures_are_described, lambda nb, c: c[2].outputs.append(show({"image/png": PIXEL}))),
-    (
-        sizes,
-        lambda nb, c: (
-            c[2]
-            .outputs[0]
-            .data.update({"image/png": base64.b64encode(b"x" * (MAX_IMAGE + 1)).decode()})
-        ),
-    ),
-    (sizes, lambda nb, c: c[2].outputs.append(stream("x" * MAX_NOTEBOOK))),
     (no_runner_metadata, lambda nb, c: nb.metadata.update(papermill={})),
     (no_runner_metadata, lambda nb, c: c[2].metadata.update(execution={})),
-    (short_cells, lambda nb, c: c[2].update(source="x = 1\n" * (MAX_SOURCE_LINES + 1))),
     (short_outputs, lambda nb, c: c[2].outputs.append(stream("x\n" * (MAX_OUTPUT_LINES + 1)))),
     (install_cell_first, lambda nb, c: set_tags(c[0], "remove-cell")),
     (install_cell_first, lambda nb, c: set_tags(c[0], "nbval-skip")),

@@ -5,7 +5,6 @@ Skipped where there is no Chromium or no ``_build/html``, unless BOOK_BROWSER is
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -92,19 +91,6 @@ def browser():
         yield b
 
 
-def converted(page: str) -> bool:
-    """Is this the page of a chapter in the present form?"""
-    notebook = ROOT / Path(page).with_suffix(".ipynb")
-    if not notebook.is_file():
-        return False
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        for output in cell.get("outputs", []):
-            record = output.get("metadata", {}).get("nclib")
-            if record and record.get("schema") == 2:
-                return True
-    return False
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_page(browser, page):
     """No error, nothing sideways, nothing faint, no gray box, the figure early."""
@@ -124,7 +110,7 @@ def test_page(browser, page):
                 faults += [f"{where}: faint: {f}" for f in browser.run(FAINT)]
                 faults += [f"{where}: ground of {g!r}" for g in browser.run(GRAY)]
                 top = browser.run(FIRST_FIGURE)
-                if converted(page) or page == "intro.html":
+                if page in CHAPTERS or page == "intro.html":
                     if top is None or top > screens:
                         faults.append(f"{where}: first figure at {top} screens")
     assert faults == []
@@ -151,8 +137,6 @@ def test_the_switch_opens_all_code_and_is_remembered(browser, page):
 
 @pytest.mark.parametrize("page", CHAPTERS)
 def test_open_code_fits_its_place(browser, page):
-    if not converted(page):
-        pytest.skip("the chapter has its first form")
     browser.view()
     browser.open(page)
     cut = browser.run("""[...document.querySelectorAll('.bd-article .cell > .cell_input pre')]

@@ -26,13 +26,12 @@ MAY_IMPORT = {
     "ensembles": {"models", "losses", "stacked"},
     "training": {"losses", "models", "runtime"},
     "data": set(),
-    "claims": {"runtime", "cards", "_tex", "_claims_first"},
+    "claims": {"runtime", "cards", "_tex"},
     "cards": {"runtime", "_tex"},
     "plotting": {"runtime", "cards"},
     "_tex": set(),
     "runtime": set(),
 }
-SHIMS = {"geometry", "metrics", "_claims_first"}  # old names, until the chapters are converted
 LINES = 360
 LONGER = {"claims": 460, "cards": 400}
 
@@ -64,7 +63,7 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_arrows_and_size(path):
     name = room(path)
-    if name == "__init__" or name in SHIMS:
+    if name == "__init__":
         return
     if name in MAY_IMPORT:
         assert imports(path) <= MAY_IMPORT[name]
@@ -72,7 +71,7 @@ def test_arrows_and_size(path):
 
 
 def test_no_room_is_unknown_or_circular():
-    known = set(MAY_IMPORT) | SHIMS | {"__init__"}
+    known = set(MAY_IMPORT) | {"__init__"}
     assert {room(path) for path in files()} <= known
     left = {name: set(arrows) for name, arrows in MAY_IMPORT.items()}
     while left:

@@ -2,6 +2,7 @@
 
 import random
 import re
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -129,3 +130,9 @@ def test_current_needs_setup(monkeypatch):
     monkeypatch.setattr(runtime, "_current", None)
     with pytest.raises(RuntimeError, match="setup"):
         runtime.current()
+
+
+def test_seconds_are_those_of_a_core():
+    run = nclib.setup(0, "cpu")
+    time.sleep(0.5)
+    assert run.seconds < 0.4  # waiting is no work
