@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -258,6 +259,10 @@ def _on_cluster(payloads: list[dict], options: Options) -> Iterator[tuple[int, d
     own = job.library()
     payloads = [{**payload, "library": own} for payload in payloads]
     cloudpickle.register_pickle_by_value(job)
+    # A lost scheduler is reported below in one line; Dask logs the same with its stack.
+    log = logging.getLogger("distributed.client")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     try:
         asyncio.run(_answers(address))
         with Client(address) as client:
@@ -285,6 +290,7 @@ def _on_cluster(payloads: list[dict], options: Options) -> Iterator[tuple[int, d
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BookError(f"no Dask scheduler at {address}: {reason}") from None
     finally:
+        log.setLevel(level)
         cloudpickle.unregister_pickle_by_value(job)
 
 

@@ -266,6 +266,16 @@ def test_runs_on_a_machine_with_cuda():
     nclib.runtime._current = None
 
 
+def test_starts_are_drawn_where_the_generator_is():
+    with fake_cuda():
+        starts = (partial(ufm.init, 2, 3, 4, 5), partial(ufm.deep_init, 2, 3, 4, 5, 3))
+        for make in starts:
+            on_cpu = make(generator=torch.Generator().manual_seed(1), device="cuda")
+            on_device = make(generator=torch.Generator("cuda").manual_seed(1), device="cuda")
+            for start in (on_cpu, on_device):
+                assert all(isinstance(v, CudaTensor) for v in start.values())
+
+
 def test_data_labels_and_models_may_start_on_the_cpu():
     """Training moves data to the model once."""
     wanted = trained("cpu")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..solve import minimize
-from .common import Decay, class_sizes, per_problem, together
+from .common import Decay, class_sizes, normal, per_problem, together
 
 __all__ = [
     "CEOptimum", "CESolution", "ce_class_loss", "ce_loss", "ce_optimum", "ce_solve", "init",
@@ -181,13 +181,12 @@ def init(
         per_class: n for balanced classes, or the K class sizes.
         dim: d.
         scale: standard deviation of every entry, a float or a ``(B,)`` tensor.
-        generator: on the CPU; the same numbers on every ``device``.
+        generator: one on the CPU gives the same numbers on every ``device``.
     """
     total = sum(class_sizes(num_classes, per_class))
     shapes = {"W": (batch, num_classes, dim), "H": (batch, total, dim)}
     draws = {
-        k: torch.randn(v, dtype=torch.float64, generator=generator).to(device)
-        for k, v in shapes.items()
+        k: normal(*v, generator=generator).to(device) for k, v in shapes.items()
     }
     size = torch.as_tensor(scale, dtype=torch.float64, device=device).reshape(-1, 1, 1)
     out = {k: v * size for k, v in draws.items()}

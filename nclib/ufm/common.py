@@ -30,6 +30,15 @@ def together(*values) -> list[Tensor]:
     return [v.to(device) for v in found]
 
 
+def normal(*shape: int, generator: torch.Generator | None) -> Tensor:
+    """Standard normal float64 values, drawn on the generator's own device (without one: the CPU).
+
+    The numbers of a CPU generator are the same whatever the device of the problem.
+    """
+    on = generator.device if generator is not None else "cpu"
+    return torch.randn(*shape, dtype=torch.float64, device=on, generator=generator)
+
+
 def class_sizes(num_classes: int, per_class: int | Sequence[int]) -> list[int]:
     """Samples of each class.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .common import Decay, per_problem, together
+from .common import Decay, normal, per_problem, together
 
 __all__ = [
     "DeepPath",
@@ -36,7 +36,7 @@ def deep_init(
         batch, num_classes, per_class, depth: B, K, n and L.
         width: d_1 = … = d_L, or a list of these L widths.
         scale: a float or a ``(B,)`` tensor.
-        generator: CPU generator; the same numbers on every ``device``.
+        generator: one on the CPU gives the same numbers on every ``device``.
 
     Raises:
         ValueError: a size below 1, or not L widths.
@@ -55,7 +55,7 @@ def deep_init(
     start = {}
     for name, rows, columns in zip(("H", *(f"W{i + 1}" for i in range(depth))), outs, ins,
                                    strict=True):
-        draw = torch.randn(batch, rows, columns, dtype=torch.float64, generator=generator)
+        draw = normal(batch, rows, columns, generator=generator)
         start[name] = draw.to(device) * (size / math.sqrt(columns))
     return start
 

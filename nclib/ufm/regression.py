@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .common import Decay, per_problem, together
+from .common import Decay, normal, per_problem, together
 
 __all__ = ["RegressionOptimum", "regression_loss", "regression_optimum", "regression_solution"]
 
@@ -146,7 +146,7 @@ def regression_solution(
     c = lam_w * lam_h
     rows = torch.eye(n, dim, dtype=torch.float64)
     if generator is not None:
-        rows = torch.linalg.qr(torch.randn(dim, n, dtype=torch.float64, generator=generator)).Q.T
+        rows = torch.linalg.qr(normal(dim, n, generator=generator)).Q.T
     rows = rows.to(targets.device)
     W = (lam_h / lam_w) ** 0.25 * (U * (values.sqrt() - c**0.5).clamp(min=0).sqrt()) @ rows
     white = (targets - mean) @ (U / values.sqrt()) @ U.T
