@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import SLUG, chapter, claim, code, display_output, notebook, record
 
-from reproduce import faults, hashes, job, ledger, plan, project, records, seeds, store
+from reproduce import faults, hashes, job, ledger, plan, platforms, project, records, seeds, store
 from reproduce import run as runner
 from reproduce.__main__ import main
 from reproduce.layout import BookError, Layout, dumps, read_notebook, write
@@ -997,6 +997,52 @@ def test_the_faults_of_this_book_can_be_planted():
     layout = Layout(ROOT)
     for slug in layout.slugs:
         faults.read(layout, slug)
+
+
+def test_platforms(book):
+    """Runs that differ in threads and hash seed; a changed verdict is an error, and is kept."""
+    root = ("--root", str(book.root))
+    line = "import os\nshift += 0.6 * (os.environ.get('PYTHONHASHSEED') == TURNS)"
+    write(book.chapter(SLUG), dumps(chapter(line.replace("TURNS", "'none'"))))
+    assert quiet(*root, "run", f"{SLUG}/default")[0] == 0
+    assert quiet(*root, "store", f"{SLUG}/default")[0] == 0
+    code_, out = quiet(*root, "platforms", SLUG)
+    assert code_ == 0 and out.count("all 2 verdicts as stored") >= 3, out
+    kept = platforms.load(book, SLUG)["runs"]
+    assert {(r["threads"], r["hashseed"]) for r in kept} == {(1, 0), (2, 1), (1, 2)}
+    assert quiet(*root, "platforms", SLUG)[1].count("up to date") == 3
+
+    nb = read_notebook(book.chapter(SLUG))
+    next(c for c in nb.cells if c.id == "exact").source = line.replace("TURNS", "'1'")
+    write(book.chapter(SLUG), dumps(nb))
+    code_, out = quiet(*root, "platforms", SLUG)
+    assert code_ == 1 and "1 verdicts changed, 1 values outside" in out and "changed: gap" in out
+    assert out.count("all 2 verdicts as stored") >= 2 and "up to date" not in out
+
+
+def test_platforms_with_another_interpreter(book, monkeypatch, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nMARK=1 exec {sys.executable} \"$@\"\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(platforms, "torch_of", lambda path: "2.4.1")
+    write(book.chapter(SLUG), dumps(chapter(
+        "import os\nassert 'MARK' not in os.environ or os.environ['OMP_NUM_THREADS'] == '1'")))
+    rows = platforms.run(book, [SLUG], Options(), str(python))
+    assert [r.ok for r in rows] == [True, True, True, False]
+    assert "2.4.1, 2 threads, hash seed 0" in rows[3].label and "AssertionError" in rows[3].status
+    kept = {(r["torch"], r["threads"], r["hashseed"]): r["raised"]
+            for r in platforms.load(book, SLUG)["runs"]}
+    assert kept["2.4.1", 2, 0] == "AssertionError" and kept["2.4.1", 1, 2] is None
+
+
+def test_an_interpreter_without_torch_is_one_line(tmp_path):
+    with pytest.raises(BookError, match="--python"):
+        platforms.torch_of(str(tmp_path / "none"))
+    bare = tmp_path / "bare"
+    bare.write_text("#!/bin/sh\necho 'PackageNotFoundError: torch' >&2; exit 1\n")
+    bare.chmod(0o755)
+    with pytest.raises(BookError, match="PackageNotFoundError: torch"):
+        platforms.torch_of(str(bare))
 
 
 def test_a_run_of_uncommitted_code_says_so(book):
