@@ -454,6 +454,79 @@ def test_a_lost_scheduler_is_one_line(book, monkeypatch):
     assert "Traceback" not in err, err
 
 
+def dask(folder, *command):
+    """A scheduler or worker of Dask as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"distributed.cli.dask_{command[0]}", *command[1:],
+         "--scheduler-file", str(folder / "scheduler.json"), "--no-dashboard"],
+        cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )
+
+
+def until(condition, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert condition()
+
+
+WAITS = """
+import os, time
+place = FOLDER + f"/{seed}"
+open(place + ".pid", "w").write(str(os.getpid()))
+while seed in WAITING and not os.path.exists(place + ".go"):
+    time.sleep(0.1)
+"""
+
+
+def test_a_killed_worker_and_then_a_killed_scheduler_lose_nothing(book, tmp_path, monkeypatch):
+    """As in the weekly run: the work of a dead worker goes to another; after the scheduler's death
+    what finished is kept, and the same command goes on."""
+    import psutil
+
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "3s")
+    text = WAITS.replace("FOLDER", repr(str(tmp_path))).replace("WAITING", "(0, 3)")
+    write(book.chapter(SLUG), dumps(chapter(text)))
+    servers = [dask(tmp_path, "scheduler", "--port", "0")]
+    try:
+        until((tmp_path / "scheduler.json").exists)
+        servers += [dask(tmp_path, "worker", "--nthreads", "1") for _ in range(2)]
+        address = json.loads((tmp_path / "scheduler.json").read_text())["address"]
+
+        def start(seeds):
+            command = [sys.executable, "-m", "reproduce", "--root", str(book.root), "run",
+                       f"{SLUG}/default", "-p", f"seed={seeds}", "--scheduler", address]
+            return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE,
+                                    stderr=subprocess.PIPE, text=True)
+
+        process = start("0..2")
+        until(lambda: (tmp_path / "0.pid").exists() and (tmp_path / "0.pid").read_text())
+        kernel = psutil.Process(int((tmp_path / "0.pid").read_text()))
+        kernel.parents()[1].kill()  # the first is papermill, then comes the worker
+        (tmp_path / "0.go").write_text("")  # the second attempt ends
+        out, err = process.communicate(timeout=180)
+        assert process.returncode == 0, (out, err)
+        assert all(book.fresh(SLUG, f"seed={s}").exists() for s in (0, 1, 2))
+
+        process = start("3..4")
+        until(book.fresh(SLUG, "seed=4").exists)
+        until((tmp_path / "3.pid").exists)
+        servers[0].kill()
+        out, err = process.communicate(timeout=180)
+        assert process.returncode == 2 and "was lost" in err and "Traceback" not in err, err
+        assert not book.fresh(SLUG, "seed=3").exists()
+    finally:
+        for server in servers:
+            with contextlib.suppress(OSError):
+                os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+        (tmp_path / "3.go").write_text("")
+        job.sweep()
+    code_, out = quiet("--root", str(book.root), "run", f"{SLUG}/default", "-p", "seed=0..4")
+    assert code_ == 0 and out.count("up to date") == 4, out
+    assert book.fresh(SLUG, "seed=3").exists()
+
+
 def test_without_a_home_and_without_git(book, monkeypatch):
     monkeypatch.setenv("HOME", "/dev/null/home")
     row, = run(book, plan.select(book, [f"{SLUG}/default"]), Options())
