@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from . import book, faults, ledger, project, seeds, store
+from . import book, faults, ledger, notebooks, project, seeds, store
 from .layout import BookError, Layout
 from .plan import select
 from .run import TIMEOUT, Options, Row, exit_code, guarded, run, table
@@ -83,6 +83,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--accept", action="store_true",
                      help="store also where a verdict or value has changed")
 
+    command("pages", "execute the notebooks that are no chapters (pages/*.ipynb) and store them")
+
     sub = command("ledger", "write the ledger, the status tables, the badges and the cover")
     sub.add_argument("--check", action="store_true", help="write nothing; fail if one is outdated")
 
@@ -131,6 +133,8 @@ def act(args: argparse.Namespace) -> int:
             if not chosen:
                 raise BookError(f"{args.archive} holds no declared run")
         return finish(store.store(layout, chosen, text=args.text, accept=args.accept))
+    if args.command == "pages":
+        return finish(notebooks.store(layout))
     if args.command == "ledger":
         changed = ledger.update(layout, check=args.check)
         for path in changed:

@@ -72,8 +72,9 @@ def execute(job: dict) -> dict:
     Args:
         job: ``notebook`` (text), ``parameters``, ``needs``, ``download``, ``threads`` (``None``:
             leave as is), ``timeout`` in seconds, ``stamp``: the metadata to leave in the executed
-            notebook under ``nclib``, and optionally ``env``: further environment variables, and
-            ``library``: the digest that this machine's nclib must have.
+            notebook under ``nclib``, and optionally ``env``: further environment variables,
+            ``python``: another interpreter that has papermill, and ``library``: the digest that
+            this machine's nclib must have.
 
     Returns:
         ``status`` (``"done"``, ``"failed"`` or ``"not run"``), ``notebook`` (text or ``None``),
@@ -103,7 +104,7 @@ def execute(job: dict) -> dict:
         (folder / "parameters.yml").write_text(yaml.safe_dump(job["parameters"]), encoding="utf-8")
         (folder / "empty").mkdir()
         command = [
-            sys.executable, "-m", "papermill", str(source), str(target),
+            job.get("python") or sys.executable, "-m", "papermill", str(source), str(target),
             "--kernel", "python3", "--cwd", str(folder / "empty"),
             "--no-progress-bar", "--log-level", "ERROR",
             "--parameters_file", str(folder / "parameters.yml"),

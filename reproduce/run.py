@@ -225,6 +225,16 @@ def changed_since_commit(root: Path) -> bool:
     return bool(found.stdout.strip())
 
 
+def provenance(root: Path) -> dict:
+    """Commit (``+changes`` where a file that decides a run differs from it) and torch."""
+    commit = None
+    with suppress(OSError, subprocess.SubprocessError):
+        found = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True,
+                               text=True, check=True, timeout=30)
+        commit = found.stdout.strip() + ("+changes" if changed_since_commit(root) else "")
+    return {"commit": commit, "torch": hashes.torch_version()}
+
+
 def _payload(variant: Variant, chapter: NotebookNode, expected: dict, options: Options,
              changed: bool = False) -> dict:
     stamp = {"variant": variant.name, "parameters": variant.parameters, "hash": expected,

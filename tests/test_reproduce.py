@@ -924,8 +924,44 @@ def test_planted_faults(book):
     assert "seen by gap" in out and "the run raises ZeroDivisionError" in out
     assert "still green: gap; nothing is red" in out
     assert "0.5 + shift" in book.chapter(SLUG).read_text()  # the chapter itself is untouched
+    kept = faults.load(book.fault_results(SLUG))["faults"]
+    assert {e["fault"]: (e["seen"], e["red"], e["raised"]) for e in kept} == {
+        "a shift": (True, ["gap"], None), "raises": (True, [], "ZeroDivisionError"),
+        "none": (False, [], None),
+    }
+    write(book.faults(SLUG), yaml.safe_dump([FAULT, FAULT | {"fault": "again"}]))
+    code_, out = quiet(*root, "faults", SLUG)  # what is known for this code is not run again
+    assert code_ == 0 and out.count("up to date") == 1
+    assert [e["fault"] for e in faults.load(book.fault_results(SLUG))["faults"]] == [
+        "a shift", "again",
+    ]
+
+
+def test_a_run_with_a_fault_ends_with_the_last_claim_that_must_turn_red():
+    cells = [code("x = 1", "a"), code('claims.check("one", "x")', "b"),
+             code('claims.check(\n    "two", "x")', "c"),
+             code('claims.abstract({"k": ["one"]})', "d"), code("claims.report()", "e")]
+
+    def left(*red, source=None):
+        nb = notebook(*cells)
+        if source:
+            nb.cells[-1].source = source
+        return [c.id for c in faults.shortened(nb, {"red": list(red)}).cells]
+
+    assert left("one") == ["a", "b", "e"]
+    assert left("one", "two") == ["a", "b", "c", "e"]
+    assert left("one", "made-in-a-loop") == ["a", "b", "c", "d", "e"]
+    assert left("one", source='claims.abstract({}); claims.report()') == ["a", "b", "c", "d", "e"]
+
+
+def test_a_fault_that_was_not_decided_is_not_recorded(book, monkeypatch):
     write(book.faults(SLUG), yaml.safe_dump([FAULT]))
-    assert quiet(*root, "faults", SLUG)[0] == 0
+    monkeypatch.setattr(job, "execute", lambda task: runner._lost(OSError("died"), "job"))
+    code_, out = quiet("--root", str(book.root), "faults", SLUG)
+    assert code_ == 1 and "not run" in out and not book.fault_results(SLUG).exists()
+    write(book.fault_results(SLUG), "{}")
+    with pytest.raises(BookError, match="not a record of planted faults"):
+        faults.load(book.fault_results(SLUG))
 
 
 def test_a_fault_in_the_library_is_planted_in_a_copy(book, tmp_path):
