@@ -93,7 +93,8 @@ def chapter():
     """Names that the chapter's cells with definitions leave behind."""
     names = {"math": math, "torch": torch, "itertools": itertools, "K": 10, "ufm": ufm,
              "double": {"dtype": torch.float64}, "pad": torch.nn.functional.pad,
-             "normalize": torch.nn.functional.normalize, "even": None, "clock": None}
+             "normalize": torch.nn.functional.normalize}
+    names |= dict.fromkeys(("even", "nets", "head", "bias", "clock"))  # defaults of arguments
     for source in cells(SLUG, "code"):
         body = [n for n in ast.parse(source.replace("%pip", "#")).body
                 if isinstance(n, ast.FunctionDef)] if "%pip" not in source else []
