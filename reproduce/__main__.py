@@ -11,7 +11,7 @@ from pathlib import Path
 from . import book, faults, ledger, notebooks, project, seeds, store
 from .layout import BookError, Layout
 from .plan import select
-from .run import TIMEOUT, Options, Row, exit_code, guarded, run, table
+from .run import TIMEOUT, Options, Row, exit_code, guarded, run, say, table
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
@@ -138,7 +138,7 @@ def act(args: argparse.Namespace) -> int:
     if args.command == "ledger":
         changed = ledger.update(layout, check=args.check)
         for path in changed:
-            print(f"{'outdated' if args.check else 'written'}: {path.relative_to(layout.root)}")
+            say(f"{'outdated' if args.check else 'written'}: {path.relative_to(layout.root)}")
         return FAILED if changed and args.check else 0
     if args.command == "book":
         return exit_code(book.build(layout, execute=True, options=options(args)))
@@ -146,10 +146,10 @@ def act(args: argparse.Namespace) -> int:
         return exit_code(book.build(layout, execute=False, options=Options()))
     if args.command == "url":
         for path in project.set_url(layout, args.new):
-            print(f"written: {path.relative_to(layout.root)}")
+            say(f"written: {path.relative_to(layout.root)}")
         return 0
     out = args.out or layout.build / "bundle.zip"
-    print(f"bundle: {project.bundle(layout, out, args.data)}")
+    say(f"bundle: {project.bundle(layout, out, args.data)}")
     return 0
 
 

@@ -16,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -201,6 +202,29 @@ def stop(*processes: subprocess.Popen, grace: float = GRACE) -> None:
         process.wait()
 
 
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let nothing interrupt the ending of notebooks: a second Ctrl-C would leave them at work."""
+    former = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        with suppress(AttributeError, ValueError):  # not on this system, or not the main thread
+            number = getattr(signal, name)
+            former[number] = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _scratch() -> list[Path]:
+    """Scratch folders of all runners on this machine; none where there is no temporary folder."""
+    try:
+        return sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
+    except OSError:
+        return []
+
+
 def stop_all() -> None:
     """End every notebook that this process runs.
 
@@ -208,7 +232,7 @@ def stop_all() -> None:
     scratch folders say what is this process's own.
     """
     stop(*list(_running))
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    for folder in _scratch():
         with suppress(OSError, ValueError):
             if int((folder / OWNER).read_text(encoding="utf-8")) == os.getpid():
                 _end_inside(folder)
@@ -217,7 +241,7 @@ def stop_all() -> None:
 def sweep() -> list[Path]:
     """Remove what killed runners left: their scratch folders, and kernels still at work in them."""
     removed = []
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    for folder in _scratch():
         try:
             owner = int((folder / OWNER).read_text(encoding="utf-8"))
             if _alive(owner):
