@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -166,8 +168,23 @@ def main(argv: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-if __name__ == "__main__":
+def interrupt(number: int, frame) -> None:
+    """Begin the ending; a second signal would only break it off and leave notebooks at work."""
+    listen(signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def listen(handler) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # also where a shell had set SIGINT aside
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.default_int_handler)
-    sys.exit(main())
+            signal.signal(getattr(signal, name), handler)
+
+
+if __name__ == "__main__":
+    listen(interrupt)
+    code = main()
+    if code == INTERRUPTED:  # what has not ended by now holds nothing up
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

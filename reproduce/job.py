@@ -16,8 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -200,21 +199,6 @@ def stop(*processes: subprocess.Popen, grace: float = GRACE) -> None:
             process.kill()
     for process in running:
         process.wait()
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Let nothing interrupt the ending of notebooks: a second Ctrl-C would leave them at work."""
-    former = {}
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        with suppress(AttributeError, ValueError):  # not on this system, or not the main thread
-            number = getattr(signal, name)
-            former[number] = signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def _scratch() -> list[Path]:

@@ -257,12 +257,12 @@ def _here(payloads: list[dict], jobs: int) -> Iterator[tuple[int, dict]]:
             error = future.exception()
             yield pending[future], _lost(error, "job") if error else future.result()
     finally:
-        with job.undisturbed():
-            pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+        job.stop_all()
+        deadline = time.monotonic() + 5 * job.GRACE
+        while not all(f.done() for f in pending) and time.monotonic() < deadline:
+            time.sleep(0.05)  # one may have been about to start
             job.stop_all()
-            while not all(f.done() for f in pending):  # one may have been about to start
-                time.sleep(0.05)
-                job.stop_all()
 
 
 def _on_cluster(payloads: list[dict], options: Options) -> Iterator[tuple[int, dict]]:
@@ -295,7 +295,7 @@ def _on_cluster(payloads: list[dict], options: Options) -> Iterator[tuple[int, d
                     yield pending[future], result
             finally:
                 if client.status == "running":
-                    with job.undisturbed(), suppress(Exception):
+                    with suppress(Exception):
                         client.cancel(list(pending))
                         client.run(job.stop_all)
     except FutureCancelledError:
