@@ -1,7 +1,7 @@
 """The nearest simplex ETF: closed forms against Riemannian trust regions, time and memory.
 
     python benchmarks/nearest_etf.py            print the section
-    python benchmarks/nearest_etf.py --write    and put it at the end of pages/benchmarks.md
+    python benchmarks/nearest_etf.py --write    and put it into pages/benchmarks.md
     python benchmarks/nearest_etf.py --quick    small sizes, to see that it runs
 
 The trust-region solver and the dense rule for the gradient are those of the chapter
@@ -158,8 +158,10 @@ that the dense rule of deep declarative networks needs; the latter is made only 
 
 
 def write(section: str) -> None:
-    page = PAGE.read_text(encoding="utf-8").partition(TITLE)[0].rstrip("\n")
-    PAGE.write_text(f"{page}\n\n{section}", encoding="utf-8")
+    page, _, old = PAGE.read_text(encoding="utf-8").partition(TITLE)
+    _, mark, other = old.partition("\n## ")  # sections of other scripts stay
+    page = page.rstrip("\n")
+    PAGE.write_text(f"{page}\n\n{section}{mark}{other}", encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> str:
