@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from . import book, faults, ledger, notebooks, project, seeds, store
 from .layout import BookError, Layout
 from .plan import select
-from .run import TIMEOUT, Options, Row, exit_code, guarded, run, table
+from .run import TIMEOUT, Options, Row, exit_code, guarded, run, say, table
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
@@ -138,7 +140,7 @@ def act(args: argparse.Namespace) -> int:
     if args.command == "ledger":
         changed = ledger.update(layout, check=args.check)
         for path in changed:
-            print(f"{'outdated' if args.check else 'written'}: {path.relative_to(layout.root)}")
+            say(f"{'outdated' if args.check else 'written'}: {path.relative_to(layout.root)}")
         return FAILED if changed and args.check else 0
     if args.command == "book":
         return exit_code(book.build(layout, execute=True, options=options(args)))
@@ -146,10 +148,10 @@ def act(args: argparse.Namespace) -> int:
         return exit_code(book.build(layout, execute=False, options=Options()))
     if args.command == "url":
         for path in project.set_url(layout, args.new):
-            print(f"written: {path.relative_to(layout.root)}")
+            say(f"written: {path.relative_to(layout.root)}")
         return 0
     out = args.out or layout.build / "bundle.zip"
-    print(f"bundle: {project.bundle(layout, out, args.data)}")
+    say(f"bundle: {project.bundle(layout, out, args.data)}")
     return 0
 
 
@@ -166,8 +168,23 @@ def main(argv: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-if __name__ == "__main__":
+def interrupt(number: int, frame) -> None:
+    """Begin the ending; a second signal would only break it off and leave notebooks at work."""
+    listen(signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def listen(handler) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # also where a shell had set SIGINT aside
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.default_int_handler)
-    sys.exit(main())
+            signal.signal(getattr(signal, name), handler)
+
+
+if __name__ == "__main__":
+    listen(interrupt)
+    code = main()
+    if code == INTERRUPTED:  # what has not ended by now holds nothing up
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -11,7 +11,7 @@ from pathlib import Path
 from . import changes, form, found, ledger, notebooks, records
 from .layout import DEFAULT, BookError, Layout, dumps, read_notebook, read_yaml, write
 from .plan import select
-from .run import Options, Row, run, table
+from .run import Options, Row, run, say, table
 from .store import page
 
 PARTS = ("_config.yml", "_toc.yml", "README.md", "intro.md", "references.bib", "chapters", "pages")
@@ -138,6 +138,6 @@ def build(layout: Layout, *, execute: bool, options: Options) -> list[Row]:
     shutil.rmtree(staged.chapters / "variants", ignore_errors=True)
     index = html(layout, staged)
     for line in claims_lines(staged):
-        print(line)
-    print(f"\nbook: {index}")
+        say(line)
+    say(f"\nbook: {index}")
     return rows
