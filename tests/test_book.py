@@ -38,16 +38,25 @@ PAGES = [TOC["root"], *files([TOC])]
 CHAPTERS = [p for p in PAGES if re.fullmatch(r"chapters/[^/]+", p)]
 
 
+FOREIGN = re.compile(r"(?:https?:)?//")
+
+
 class Page(HTMLParser):
-    """Images, links, targets and the text of the article of one page."""
+    """Images, links, targets of one page, and the files that a browser loads to show it."""
 
     def __init__(self, content):
         super().__init__()
-        self.images, self.links, self.ids = [], [], set()
+        self.images, self.links, self.ids, self.loads = [], [], set(), []
         self.feed(content)
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
+        if tag in ("script", "img", "iframe", "source", "video", "audio", "embed", "input"):
+            self.loads += [attrs[k] for k in ("src", "srcset") if attrs.get(k)]
+        if tag == "link" and {"stylesheet", "icon", "preload", "preconnect", "dns-prefetch"} & set(
+            (attrs.get("rel") or "").split()
+        ):
+            self.loads.append(attrs["href"])
         if tag == "img":
             self.images.append(attrs)
         if tag == "a" and attrs.get("href"):
@@ -208,6 +217,42 @@ def test_dark_mode_and_style():
     assert "custom.css" in content
     style = (HTML / "_static" / "custom.css").read_text(encoding="utf-8")
     assert 'data-theme="dark"' in style and "nclib-card" in style
+
+
+@pytest.mark.parametrize("page", [*PAGES, "search", "genindex"])
+def test_nothing_comes_from_another_host(page):
+    loads = Page(html(page)).loads
+    assert [u for u in loads if FOREIGN.match(u)] == []
+    assert not re.search(r"fontawesome|thebe|mathjax", " ".join(loads), re.IGNORECASE)
+    assert ("searchindex.js" in " ".join(loads)) is (page == "search")
+    for load in loads:
+        file = ((HTML / page).parent / unquote(urlsplit(load).path)).resolve()
+        assert load.startswith("data:") or file.is_file(), load
+        if file.suffix == ".css":
+            style = re.sub(r"(?s)/\*.*?\*/", "", file.read_text(encoding="utf-8"))
+            assert not re.search(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//", style), load
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_light(page):
+    """HTML, styles and scripts of one page in at most 2 MB; fonts are counted in the browser."""
+    files = {((HTML / page).parent / unquote(urlsplit(u).path)).resolve()
+             for u in Page(html(page)).loads}
+    text = sum(f.stat().st_size for f in files if f.suffix in (".css", ".js"))
+    assert len(html(page).encode()) + text <= 2_000_000
+
+
+def test_formulas_are_set_by_the_copy_that_is_named():
+    folder = ROOT / "pages" / "_static" / "katex"
+    told = (folder / "VERSION.txt").read_text(encoding="utf-8")
+    version = re.search(r"KaTeX (\d+\.\d+\.\d+)", told)[1]
+    assert f'"{version}"' in (folder / "katex.min.js").read_text(encoding="utf-8")
+    style = (folder / "katex.min.css").read_text(encoding="utf-8")
+    for font in re.findall(r"url\((fonts/[^)]+\.woff2)\)", style):
+        assert (folder / font).is_file(), font
+    loads = " ".join(Page(html("pages/notation")).loads)
+    assert "katex.min.js" in loads and "katex.min.css" in loads
+    assert "katex" not in " ".join(Page(html("pages/ledger")).loads)
 
 
 def test_bibliography_lists_the_works():

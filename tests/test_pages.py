@@ -79,6 +79,18 @@ FIRST_FIGURE = """(() => {
   return image ? image.getBoundingClientRect().top / innerHeight : null;
 })()"""
 
+# Bytes of the page and of what it loads, pictures apart.
+WEIGHT = """performance.getEntries()
+  .filter((e) => ['navigation', 'resource'].includes(e.entryType))
+  .filter((e) => !/[.](png|svg|jpg|gif)([?]|$)/.test(e.name))
+  .reduce((sum, e) => sum + e.decodedBodySize, 0)"""
+MOST = 2_000_000
+
+# Formulas that stand as TeX code or in red.
+RAW = """[...document.querySelectorAll('.math')].filter((e) =>
+  !e.querySelector('.katex') || e.querySelector('.katex-error, [style*="color:#cc0000"]'))
+  .map((e) => e.textContent.slice(0, 80))"""
+
 GRAY = """[...document.querySelectorAll('.bd-article figure img')].filter((image) => {
   const style = getComputedStyle(image);
   return style.filter !== 'none' || style.backgroundColor !== 'rgba(0, 0, 0, 0)';
@@ -93,12 +105,19 @@ def browser():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_page(browser, page):
-    """No error, nothing sideways, nothing faint, no gray box, the figure early."""
+    """No error, nothing foreign, raw, heavy, sideways or faint, no gray box, the figure early."""
     faults = []
     for javascript in (True, False):
         browser.view(1280, 800)
         errors = browser.open(page, javascript=javascript)
         faults += [f"console: {e}" for e in errors]
+        faults += [f"from elsewhere: {u}" for u in browser.requests()
+                   if not u.startswith(browser.root)]
+        if javascript:
+            faults += [f"formula: {f}" for f in browser.run(RAW)]
+            weight = browser.run(WEIGHT)
+            if not 50_000 < weight <= MOST:
+                faults.append(f"{weight} bytes")
         for name, (width, height, screens) in WINDOWS.items():
             for dark in (False, True):
                 browser.view(width, height, dark=dark)

@@ -7,8 +7,10 @@
   shown as `make html` shows them from its stage.
 - Each page says where it is published, what it is about and which picture stands for it; a sitemap,
   a robots file and a page for wrong addresses are written beside the pages.
-- Scripts of a live-code service that this book does not offer are left out; folded code is named
-  by its own title.
+- A page loads little and nothing from elsewhere: formulas are set by the copy of KaTeX in
+  `_static/katex`, icons are drawn in `custom.css`, the search index belongs to the search page, and
+  scripts of a live-code service that this book does not offer are left out.
+- Folded code is named by its own title.
 """
 
 from __future__ import annotations
@@ -27,6 +29,12 @@ from docutils import nodes
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 IMAGE = re.compile(r'<img\b[^>]*?\bsrc="([^"]+\.png)"[^>]*?>')
+ICONS = re.compile(r"(?:<!--[^>]*custom icons\s*-->\s*)?<script[^>]*fontawesome[^>]*></script>")
+UNUSED = re.compile(r"thebe|mathjax", re.IGNORECASE)
+LIVE_CODE = re.compile(
+    r'(?s)<script type="text/x-thebe-config">.*?</script>|<script>kernelName = [^<]*</script>'
+)
+MATH = re.compile(r'<(?:span|div) class="math\b')
 SUMMARY = 'summary aria-label="Toggle hidden content"'
 
 
@@ -140,12 +148,30 @@ def number_within_pages(app, env) -> list[str]:
     return []
 
 
+def without_icons(head: str) -> str:
+    """The theme's part of the head without its icon script (`layout.html` calls this)."""
+    return ICONS.sub("", head)
+
+
+def lighten(app, pagename: str, context: dict) -> None:
+    """Drop the styles and scripts that no page of this book uses; formulas bring KaTeX."""
+
+    def wanted(asset) -> bool:
+        told = f"{getattr(asset, 'filename', asset)}{getattr(asset, 'attributes', {}).get('body')}"
+        return not UNUSED.search(told)
+
+    context["nclib_without_icons"] = without_icons
+    context["body"] = LIVE_CODE.sub("", context.get("body") or "")
+    if MATH.search(context["body"]):
+        app.add_css_file("katex/katex.min.css")
+        app.add_js_file("katex/katex.min.js", defer="defer")
+    for kind in ("script_files", "css_files"):
+        context[kind] = [asset for asset in context.get(kind, []) if wanted(asset)]
+
+
 def finish(app, pagename, templatename, context, doctree) -> None:
     """The last touches to the HTML of one page."""
-    context["script_files"] = [
-        script for script in context.get("script_files", [])
-        if "thebe" not in f"{getattr(script, 'filename', None)}{script.attributes.get('body')}"
-    ]
+    lighten(app, pagename, context)
     context["metatags"] = context.get("metatags", "") + describe(app, pagename, context, doctree)
     if not context.get("body"):
         return

@@ -1,4 +1,5 @@
-/* Two switches: all folded code of a chapter, and moving pictures. The pages read without them. */
+/* Formulas, and two switches: all folded code of a chapter, and moving pictures. The pages read
+   without them. */
 
 // The color scheme is set before the first paint, not after the theme's own script has loaded.
 {
@@ -15,6 +16,16 @@ const nclibMemory = {
     try { localStorage.setItem(key, value); } catch { /* private mode: forget */ }
   },
 };
+
+/* --- formulas: Sphinx writes \\(…\\) and \\[…\\]; KaTeX lies beside this file --- */
+
+function nclibMath() {
+  if (!window.katex) return;
+  for (const place of document.querySelectorAll("span.math, div.math")) {
+    const tex = place.textContent.trim().replace(/^\\[([]|\\[)\]]$/g, "");
+    katex.render(tex, place, { displayMode: place.tagName === "DIV", throwOnError: false });
+  }
+}
 
 /* --- show all code --- */
 
@@ -75,6 +86,7 @@ function nclibPause(picture) {
 }
 
 document.addEventListener("DOMContentLoaded", () => {
+  nclibMath();
   nclibCodeSwitch();
   document.querySelectorAll("picture.nclib-moving").forEach(nclibPause);
 });
