@@ -6,6 +6,8 @@ set, as ``make test`` does.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import json
 import os
 import re
@@ -69,6 +71,15 @@ def html(page):
     return (HTML / f"{page}.html").read_text(encoding="utf-8")
 
 
+@functools.cache
+def parsed(file):
+    return Page(Path(file).read_text(encoding="utf-8"))
+
+
+def read(page):
+    return parsed(HTML / f"{page}.html")
+
+
 def undescribed(images):
     """Images without alt text, or with a file path for one. Empty alt marks decoration."""
     return [
@@ -92,7 +103,7 @@ def test_front_door():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_images_are_described_and_there(page):
-    found = Page(html(page)).images
+    found = read(page).images
     assert undescribed(found) == []
     for image in found:
         source = urlsplit(image["src"])
@@ -102,7 +113,7 @@ def test_images_are_described_and_there(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_local_links_lead_somewhere(page):
-    here = Page(html(page))
+    here = read(page)
     dead = []
     for link in here.links:
         parts = urlsplit(link)
@@ -112,7 +123,7 @@ def test_local_links_lead_somewhere(page):
         if not target.is_file():
             dead.append(link)
         elif parts.fragment and target.suffix == ".html":
-            if unquote(parts.fragment) not in Page(target.read_text(encoding="utf-8")).ids:
+            if unquote(parts.fragment) not in parsed(target).ids:
                 dead.append(link)
     assert dead == []
 
@@ -168,6 +179,7 @@ def test_pages_say_what_they_are_and_where():
 def text_of(page):
     article = html(page).split("<article", 1)[1].split("</article>", 1)[0]
     article = re.sub(r"(?s)<(script|style|pre).*?</\1>", " ", article)
+    article = re.sub(r'(?s)<span class="nclib-tip".*?</span></span>', "", article)
     return re.sub(r"<[^>]+>", " ", article).split()
 
 
@@ -221,7 +233,7 @@ def test_dark_mode_and_style():
 
 @pytest.mark.parametrize("page", [*PAGES, "search", "genindex"])
 def test_nothing_comes_from_another_host(page):
-    loads = Page(html(page)).loads
+    loads = read(page).loads
     assert [u for u in loads if FOREIGN.match(u)] == []
     assert not re.search(r"fontawesome|thebe|mathjax", " ".join(loads), re.IGNORECASE)
     assert ("searchindex.js" in " ".join(loads)) is (page == "search")
@@ -237,7 +249,7 @@ def test_nothing_comes_from_another_host(page):
 def test_a_page_is_light(page):
     """HTML, styles and scripts of one page in at most 2 MB; fonts are counted in the browser."""
     files = {((HTML / page).parent / unquote(urlsplit(u).path)).resolve()
-             for u in Page(html(page)).loads}
+             for u in read(page).loads}
     text = sum(f.stat().st_size for f in files if f.suffix in (".css", ".js"))
     assert len(html(page).encode()) + text <= 2_000_000
 
@@ -250,9 +262,75 @@ def test_formulas_are_set_by_the_copy_that_is_named():
     style = (folder / "katex.min.css").read_text(encoding="utf-8")
     for font in re.findall(r"url\((fonts/[^)]+\.woff2)\)", style):
         assert (folder / font).is_file(), font
-    loads = " ".join(Page(html("pages/notation")).loads)
+    loads = " ".join(read("pages/notation").loads)
     assert "katex.min.js" in loads and "katex.min.css" in loads
-    assert "katex" not in " ".join(Page(html("pages/ledger")).loads)
+    assert "katex" not in " ".join(read("pages/ledger").loads)
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_terms_of_the_glossary_are_explained(page):
+    content = html(page)
+    tips = re.findall(r'aria-describedby="(nclib-tip-\d+)"', content)
+    assert len(tips) >= 5 and len(tips) == len(set(tips))
+    for tip in tips:
+        assert re.search(rf'role="tooltip" id="{tip}">[^<]*\w', content), tip
+    for kind in ("h1", "h2", "h3", "a", "code", "pre", "table", "summary"):
+        for inside in re.findall(rf"(?s)<{kind}\b[^>]*>(.*?)</{kind}>", content):
+            assert "nclib-term" not in inside, (kind, inside[:80])
+
+
+@functools.cache
+def extension():
+    spec = importlib.util.spec_from_file_location(
+        "nclib_book", ROOT / "pages" / "_ext" / "nclib_book.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("term", "text", "found"),
+    [
+        ("Simplex ETF", "two simplex ETFs meet", "simplex ETFs"),
+        ("Equiangular tight frame (ETF)", "an ETF", "ETF"),
+        ("Equiangular tight frame (ETF)", "etf", None),
+        ("Unconstrained features model (UFM)", "the unconstrained-features model", None),
+        ("Long tail", "a long-tail set", "long-tail"),
+        ("NC1, NC2", "DNC1 and NC2", "NC2"),
+        ("Stand-in", "stand-ins", "stand-ins"),
+        ("Control", "controlled", None),
+        ("Balanced", "unbalanced", None),
+    ],
+)
+def test_a_term_is_found_as_it_is_spelled(term, text, found):
+    ext = extension()
+    either = "|".join(ext.pattern(words) for words in ext.spellings(term))
+    match = re.search(rf"(?<![\w-])(?:{either})(?![\w-])", text)
+    assert (match[0] if match else None) == found
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_a_chapter_cites_its_work_and_is_named_in_the_bibliography(page):
+    slug = page.split("/")[1]
+    links = [h for h in read(page).links if h.startswith("../pages/bibliography.html#")]
+    assert links
+    bibliography = html("pages/bibliography")
+    entries = re.findall(r'(?s)<div class="citation" id="([^"]+)".*?</div>', bibliography)
+    for link in links:
+        assert link.split("#")[1] in entries
+    back = [h for h in read("pages/bibliography").links if f"chapters/{slug}.html#" in h]
+    assert len(back) >= len(set(links))
+    for link in back:
+        assert link.split("#")[1] in read(page).ids
+
+
+def test_every_work_that_a_chapter_links_is_in_the_bibliography():
+    bib = (ROOT / "references.bib").read_text(encoding="utf-8")
+    for page in CHAPTERS:
+        cells = json.loads((ROOT / f"{page}.ipynb").read_text(encoding="utf-8"))["cells"]
+        prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+        for number in re.findall(r"arxiv\.org/abs/(\d{4}\.\d{4,5})", prose):
+            assert number in bib, (page, number)
 
 
 def test_bibliography_lists_the_works():

@@ -163,6 +163,51 @@ def test_open_code_fits_its_place(browser, page):
     assert cut == []
 
 
+TIPS = """(() => {
+  const wrong = [];
+  const terms = [...document.querySelectorAll('.nclib-term')];
+  for (const term of terms) {
+    term.focus();
+    const tip = document.getElementById(term.getAttribute('aria-describedby'));
+    const box = tip.getBoundingClientRect();
+    if (!box.width || box.left < 0 || box.right > innerWidth || document.activeElement !== term
+        || document.documentElement.scrollWidth > innerWidth)
+      wrong.push(`${term.textContent} ${box.left} ${box.right}`);
+    term.blur();
+    if (tip.getBoundingClientRect().width) wrong.push(`${term.textContent} stays`);
+  }
+  return [terms.length, wrong];
+})()"""
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_terms_open_on_focus_and_fit_the_window(browser, page):
+    for javascript in (True, False):
+        for width, height in ((1280, 800), (390, 844)):
+            browser.view(width, height)
+            browser.open(page, javascript=javascript)
+            if javascript:
+                count, wrong = browser.run(TIPS)
+                assert count >= 5 and wrong == [], (width, wrong)
+            else:  # the page's own scripts are off, this test's are not
+                shown = browser.run("(() => { const t = document.querySelector('.nclib-term');"
+                                    "t.focus(); return t.nextElementSibling.offsetWidth; })()")
+                assert shown > 0
+    browser.view()
+
+
+def test_escape_shuts_an_entry(browser):
+    browser.view()
+    browser.open(CHAPTERS[0])
+    width = "document.querySelector('.nclib-tip').offsetWidth"
+    browser.run("document.querySelector('.nclib-term').focus()")
+    assert browser.run(width) > 0
+    for kind in ("keyDown", "keyUp"):
+        browser.send("Input.dispatchKeyEvent", type=kind, key="Escape", code="Escape",
+                     windowsVirtualKeyCode=27)
+    assert browser.run(width) == 0
+
+
 def test_moving_pictures_rest_where_asked(browser):
     moving = [p for p in PAGES if "nclib-moving" in (HTML / p).read_text(encoding="utf-8")]
     assert moving

@@ -11,6 +11,8 @@
   `_static/katex`, icons are drawn in `custom.css`, the search index belongs to the search page, and
   scripts of a live-code service that this book does not offer are left out.
 - Folded code is named by its own title.
+- In a chapter, a term of the glossary shows its entry on hover, focus and touch where a section
+  first uses it; in the bibliography each work names the pages that cite it.
 """
 
 from __future__ import annotations
@@ -35,6 +37,9 @@ LIVE_CODE = re.compile(
     r'(?s)<script type="text/x-thebe-config">.*?</script>|<script>kernelName = [^<]*</script>'
 )
 MATH = re.compile(r'<(?:span|div) class="math\b')
+GLOSSARY = "pages/glossary"
+UNGLOSSED = (nodes.title, nodes.rubric, nodes.reference, nodes.literal, nodes.literal_block,
+             nodes.math, nodes.math_block, nodes.raw, nodes.table, nodes.comment)
 SUMMARY = 'summary aria-label="Toggle hidden content"'
 
 
@@ -139,6 +144,122 @@ def write_beside(app, error) -> None:
     (out / "404.html").write_text(LOST.format(base=base), encoding="utf-8")
 
 
+class gloss(nodes.inline):
+    """A term in running text; ``entry`` is the HTML of its definition, ``tip`` the id of that."""
+
+
+def visit_gloss(self, node) -> None:
+    self.body.append('<span class="nclib-gloss"><span class="nclib-term" tabindex="0" '
+                     f'aria-describedby="{node["tip"]}">')
+
+
+def depart_gloss(self, node) -> None:
+    self.body.append(f'</span><span class="nclib-tip" role="tooltip" id="{node["tip"]}">'
+                     f'{node["entry"]}</span></span>')
+
+
+def entry(definition: nodes.Node) -> str:
+    """Words and formulas of a definition as HTML."""
+    parts = [f'<span class="math notranslate nohighlight">\\({html.escape(n.astext())}\\)</span>'
+             if isinstance(n.parent, nodes.math) else html.escape(n.astext())
+             for n in definition.findall(nodes.Text)]
+    return " ".join("".join(parts).split())
+
+
+def spellings(term: str) -> list[str]:
+    """Long form and abbreviation of "Long form (LF)"; each of "NC1, NC2"."""
+    match = re.fullmatch(r"(.+) \((\w+)\)", term)
+    return [match[1], match[2]] if match else term.split(", ")
+
+
+def pattern(words: str) -> str:
+    """An abbreviation as it is written, a word in either case; with or without a plural's s."""
+    if sum(c.isupper() for c in words) > 1 and " " not in words:
+        return re.escape(words) + "s?"
+    first = f"[{words[0].upper()}{words[0].lower()}]"
+    return first + re.escape(words[1:]).replace(r"\ ", r"[\s-]") + "s?"
+
+
+def glossary(env) -> tuple[re.Pattern, list[tuple[str, str]]] | None:
+    """A pattern with one group a spelling, and for each group its key and its entry."""
+    if GLOSSARY not in env.found_docs:
+        return None
+    entries: dict[str, tuple[str, str]] = {}
+    for item in env.get_doctree(GLOSSARY).findall(nodes.definition_list_item):
+        terms = [t.astext() for t in item.findall(nodes.term)]
+        text = entry(next(item.findall(nodes.definition)))
+        for term in terms:
+            entries |= {words: (terms[0], text) for words in spellings(term)}
+    order = sorted(entries, key=len, reverse=True)
+    found = "|".join(f"({pattern(words)})" for words in order)
+    return re.compile(rf"(?<![\w-])(?:{found})(?![\w-])"), [entries[words] for words in order]
+
+
+def explain(app, doctree, docname: str) -> None:
+    """Mark the terms of the glossary where a section of a chapter first uses them."""
+    if not docname.startswith("chapters/") or app.builder.format != "html":
+        return
+    if not hasattr(app, "nclib_glossary"):
+        app.nclib_glossary = glossary(app.env)
+    if app.nclib_glossary is None:
+        return
+    terms, entries = app.nclib_glossary
+    seen: dict[int, set[str]] = {}
+    count = 0
+    for text in list(doctree.findall(nodes.Text)):
+        above = list(parents(text))
+        if any(isinstance(n, UNGLOSSED) for n in above):
+            continue
+        sections = [n for n in above if isinstance(n, nodes.section)]
+        known = seen.setdefault(id(sections[-2 if len(sections) > 1 else -1]) if sections else 0,
+                                set())
+        parts, at = [], 0
+        for match in terms.finditer(text):
+            key, told = entries[match.lastindex - 1]
+            if key in known:
+                continue
+            known.add(key)
+            count += 1
+            mark = gloss("", match[0], tip=f"nclib-tip-{count}", entry=told)
+            parts += [nodes.Text(text[at : match.start()]), mark]
+            at = match.end()
+        if parts:
+            text.parent.replace(text, [*parts, nodes.Text(text[at:])])
+
+
+def cited_in(app, doctree, docname: str) -> None:
+    """In the bibliography, the pages that cite a work follow its entry."""
+    domain = app.env.domains.get("cite")
+    if domain is None or app.builder.format != "html":
+        return
+    ids = {c.citation_id: c.key for c in domain.citations}
+    for citation in doctree.findall(nodes.citation):
+        key = next((ids[i] for i in citation["ids"] if i in ids), None)
+        places = {r.docname: r.citation_ref_id for r in reversed(domain.citation_refs)
+                  if key in {target.key for target in r.targets}}
+        pages = sorted(places, key=lambda page: (not page.startswith("chapters/"), page))
+        line = nodes.paragraph("", "Cited in: ", classes=["nclib-cited"])
+        for i, page in enumerate(pages):
+            link = nodes.reference("", clean(app.env.titles[page].astext()), internal=True,
+                                   refuri=f"{app.builder.get_relative_uri(docname, page)}"
+                                          f"#{places[page]}")
+            line += [nodes.Text(" · ")] * (i > 0) + [link]
+        if pages:
+            citation += line
+
+
+def clean(title: str) -> str:
+    """A title without its second half."""
+    return title.split(": ")[0]
+
+
+def parents(node):
+    """The nodes around a node, the nearest first."""
+    while node.parent is not None:
+        node = node.parent
+        yield node
+
+
 def number_within_pages(app, env) -> list[str]:
     """Figure 1 is the first figure of every page."""
     for kinds in env.toc_fignumbers.values():
@@ -198,6 +319,9 @@ def finish(app, pagename, templatename, context, doctree) -> None:
 def setup(app) -> dict:
     app.connect("config-inited", prepare, priority=100)
     app.connect("env-get-updated", number_within_pages, priority=900)
+    app.connect("doctree-resolved", explain)
+    app.connect("doctree-resolved", cited_in)
     app.connect("html-page-context", finish, priority=900)
+    app.add_node(gloss, html=(visit_gloss, depart_gloss))
     app.connect("build-finished", write_beside)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
