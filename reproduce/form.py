@@ -165,7 +165,9 @@ def named_works(layout: Layout, slug: str, nb: NotebookNode) -> list[str]:
     Named is what is linked (arXiv, OpenReview, DOI), whose first author is ("Saxe et al."; with the
     year where two entries share one), or a data set.
     """
-    prose = "\n".join(c.source for c in nb.cells if c.cell_type == "markdown" and "cite" not in tags(c))
+    prose = "\n".join(
+        c.source for c in nb.cells if c.cell_type == "markdown" and "cite" not in tags(c)
+    )
     entries = references(layout)
     first = {key: re.search(r"author\s*=\s*\{+([^,}]+),", body)[1] for key, body in entries.items()}
     keys = [slug]
@@ -175,7 +177,8 @@ def named_works(layout: Layout, slug: str, nb: NotebookNode) -> list[str]:
         signs += {"fashion-mnist": ["Fashion-MNIST"], "cifar": ["CIFAR-10"]}.get(key, [])
         year = re.search(r"year\s*=\s*\{(\d{4})", body)[1]
         alone = list(first.values()).count(first[key]) == 1
-        signs.append(rf"{first[key]} (?:et al\.|and [A-Z])" + ("" if alone else rf".{{0,40}}{year}"))
+        when = "" if alone else rf".{{1,40}}{year}"
+        signs.append(rf"{first[key]} (?:et al\.|and [A-Z]){when}")
         if key != slug and re.search("|".join(signs), prose):
             keys.append(key)
     return keys
@@ -199,7 +202,8 @@ def for_book(layout: Layout, slug: str, nb: NotebookNode) -> NotebookNode:
     cells: list[NotebookNode] = []
     for cell in nb.cells:
         if "cite" in tags(cell):
-            cell.source += f"\n\nThe work of this chapter, and what the chapter names: {{cite:t}}`{keys}`."
+            cell.source += ("\n\nThe work of this chapter, and what the chapter names: "
+                            f"{{cite:t}}`{keys}`.")
         if cell.cell_type == "markdown" and "caption" in tags(cell) and cells:
             _join(cells[-1], cell.source.removeprefix(CAPTION))
             continue
