@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from . import book, faults, ledger, project, seeds, store
+from . import book, faults, ledger, pdf, project, seeds, store
 from .layout import BookError, Layout
 from .plan import select
 from .run import TIMEOUT, Options, Row, exit_code, guarded, run, table
@@ -90,6 +90,8 @@ def parser() -> argparse.ArgumentParser:
     resources(sub)
     command("html", "build the book in _build/html from the stored outputs")
 
+    command("pdf", "print _build/html to one PDF with a headless Chromium")
+
     sub = command("url", "set the repository's address everywhere")
     sub.add_argument("new", metavar="NEW", help="https://github.com/OWNER/NAME")
 
@@ -140,6 +142,9 @@ def act(args: argparse.Namespace) -> int:
         return exit_code(book.build(layout, execute=True, options=options(args)))
     if args.command == "html":
         return exit_code(book.build(layout, execute=False, options=Options()))
+    if args.command == "pdf":
+        pdf.write(layout)
+        return 0
     if args.command == "url":
         for path in project.set_url(layout, args.new):
             print(f"written: {path.relative_to(layout.root)}")

@@ -170,7 +170,7 @@ def named_works(layout: Layout, slug: str, nb: NotebookNode) -> list[str]:
     )
     entries = references(layout)
     first = {key: re.search(r"author\s*=\s*\{+([^,}]+),", body)[1] for key, body in entries.items()}
-    keys = [slug]
+    keys = [slug] * (slug in entries)
     for key, body in entries.items():
         signs = [re.escape(i) for i in re.findall(
             r"\d{4}\.\d{4,5}|(?<=forum\?id=)\w+|10\.\d{4,}/[^\s},]+", body)]
@@ -186,7 +186,8 @@ def named_works(layout: Layout, slug: str, nb: NotebookNode) -> list[str]:
 
 def references(layout: Layout) -> dict[str, str]:
     """Key and body of each entry of ``references.bib``."""
-    text = (layout.root / "references.bib").read_text(encoding="utf-8")
+    file = layout.root / "references.bib"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
     return dict(re.findall(r"(?ms)^@\w+\{([\w-]+),\n(.*?)^\}", text))
 
 
@@ -201,7 +202,7 @@ def for_book(layout: Layout, slug: str, nb: NotebookNode) -> NotebookNode:
     keys = ",".join(named_works(layout, slug, nb))
     cells: list[NotebookNode] = []
     for cell in nb.cells:
-        if "cite" in tags(cell):
+        if "cite" in tags(cell) and keys:
             cell.source += ("\n\nThe work of this chapter, and what the chapter names: "
                             f"{{cite:t}}`{keys}`.")
         if cell.cell_type == "markdown" and "caption" in tags(cell) and cells:

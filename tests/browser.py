@@ -1,4 +1,4 @@
-"""A headless Chromium over its debugging pipe: standard library alone, one process for all pages.
+"""A headless Chromium over its debugging pipe: one process for all pages.
 
 The book is served from its folder on the loopback address. Nothing outside it is reachable: every
 page is shown as a reader without network sees it.
@@ -20,7 +20,7 @@ import threading
 import time
 from pathlib import Path
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+from reproduce.pdf import chromium
 
 # The debugging pipe is read from descriptor 3 and written to descriptor 4.
 LAUNCH = """
@@ -31,11 +31,6 @@ for fd, end in zip((3, 4), ends):
     os.close(end)
 os.execv(sys.argv[3], sys.argv[3:])
 """
-
-
-def chromium() -> str | None:
-    """Path of a Chromium: ``$CHROMIUM``, else the first that ``PATH`` holds."""
-    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
 class BrowserError(Exception):

@@ -352,3 +352,35 @@ def test_bibliography_lists_the_works():
 )
 def test_the_alt_rule_can_fail(image, bad):
     assert bool(undescribed([image])) is bad
+
+
+def test_the_print_of_all_pages_is_one_document():
+    """Order of the contents, ids of its own, links that stay inside or lead to the web."""
+    from reproduce import pdf
+    from reproduce.layout import Layout
+
+    document = pdf.whole(Layout(ROOT), HTML)
+    whole = Page(document)
+    sheets = re.findall(r'<article class="bd-article nclib-sheet" id="([^"]+)"', document)
+    assert sheets == [pdf.name(page) for page in PAGES]
+    ids = re.findall(r'<[a-zA-Z][^>]*\sid="([^"]+)"', document)
+    assert len(ids) == len(set(ids))
+    for link in whole.links:
+        if link.startswith("#"):
+            assert unquote(link[1:]) in whole.ids, link
+        else:
+            assert urlsplit(link).scheme in ("https", "http", "mailto"), link
+    for load in whole.loads:
+        assert load.startswith("data:") or (HTML / load.split("?")[0]).is_file(), load
+
+
+def test_the_pdf_where_it_was_printed():
+    from reproduce import pdf
+
+    file = HTML / pdf.NAME
+    if not file.is_file():
+        pytest.skip("no PDF: make pdf")
+    data = file.read_bytes()
+    assert data.startswith(b"%PDF") and b"/Outlines" in data
+    assert pdf.count(data) >= 3 * len(PAGES)
+    assert f'href="{pdf.NAME}"' in html("intro")

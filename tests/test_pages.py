@@ -86,9 +86,12 @@ WEIGHT = """performance.getEntries()
   .reduce((sum, e) => sum + e.decodedBodySize, 0)"""
 MOST = 2_000_000
 
-# Formulas that stand as TeX code or in red.
+# Formulas that stand as TeX code or in red, or whose start cannot be seen.
 RAW = """[...document.querySelectorAll('.math')].filter((e) =>
-  !e.querySelector('.katex') || e.querySelector('.katex-error, [style*="color:#cc0000"]'))
+  !e.querySelector('.katex') || e.querySelector('.katex-error, [style*="color:#cc0000"]')
+  || e.tagName === 'DIV' && e.offsetParent
+    && e.querySelector('.katex-html > *').getBoundingClientRect().left
+      < e.getBoundingClientRect().left - 1)
   .map((e) => e.textContent.slice(0, 80))"""
 
 GRAY = """[...document.querySelectorAll('.bd-article figure img')].filter((image) => {
@@ -114,7 +117,6 @@ def test_page(browser, page):
         faults += [f"from elsewhere: {u}" for u in browser.requests()
                    if not u.startswith(browser.root)]
         if javascript:
-            faults += [f"formula: {f}" for f in browser.run(RAW)]
             weight = browser.run(WEIGHT)
             if not 50_000 < weight <= MOST:
                 faults.append(f"{weight} bytes")
@@ -124,6 +126,7 @@ def test_page(browser, page):
                 if javascript:
                     theme = "dark" if dark else "light"
                     browser.run(f"document.documentElement.dataset.theme = '{theme}'")
+                    faults += [f"{name}: formula: {f}" for f in browser.run(RAW) if not dark]
                 where = f"{name}, {'dark' if dark else 'light'}, script {javascript}"
                 faults += [f"{where}: wide: {w}" for w in browser.run(WIDE)]
                 faults += [f"{where}: faint: {f}" for f in browser.run(FAINT)]
