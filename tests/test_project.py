@@ -48,8 +48,9 @@ def tracked():
         check=True,
     )
     paths = [ROOT / p for p in found.stdout.split("\0") if p]
-    binary = {".png", ".npz", ".gz", ".ico", ".jpg", ".gif"}
-    return [p for p in paths if p.is_file() and p.suffix not in binary]
+    binary = {".png", ".npz", ".gz", ".ico", ".jpg", ".gif", ".woff2"}
+    theirs = ROOT / "pages" / "_static" / "katex"  # unchanged copies
+    return [p for p in paths if p.is_file() and p.suffix not in binary and theirs not in p.parents]
 
 
 # --- environments -------------------------------------------------------------------------------
