@@ -111,8 +111,8 @@ def whole(layout: Layout, folder: Path) -> str:
     built = {page: (folder / f"{page}.html").read_text(encoding="utf-8") for page in names}
     canonical = re.search(r'<link rel="canonical" href="([^"]*?)intro\.html"', built[toc["root"]])
     base = canonical[1] if canonical else ""
-    titles = {page: html.unescape(re.search(r"<title>(.*?) &#8212;|<title>(.*?)</title>", text)[1]
-                                  or config["title"]) for page, text in built.items()}
+    titles = {page: html.unescape(re.sub(r"<[^>]+>", "", re.search(
+        r"(?s)<h1>(.*?)(?:<a class=.headerlink|</h1>)", text)[1])) for page, text in built.items()}
     sheets = []
     for page, text in built.items():
         article = text.split('<article class="bd-article">', 1)[1].split("</article>", 1)[0]

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import re
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -167,9 +168,14 @@ def test_pages_say_what_they_are_and_where():
         assert f'<link rel="canonical" href="{base}{page}.html"' in head, page
         assert re.search(r'<meta name="description" content="[^"]{20,}"', head), page
         assert '<meta property="og:title"' in head, page
-    for page in ["intro", *CHAPTERS]:
+        title = re.search(r"(?s)<title>(.*?)</title>", head)[1].split(" &#8212; ")[0]
+        assert len(title) <= 45, title
+    for page in PAGES:
         image = re.search(r'property="og:image" content="([^"]+)"', html(page))[1]
         assert (HTML / image.removeprefix(base)).is_file(), page
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    for page in PAGES:
+        assert f"Version {version}, built 20" in html(page), page
     places = set(re.findall(r"<loc>([^<]+)</loc>", (HTML / "sitemap.xml").read_text()))
     assert {f"{base}{page}.html" for page in PAGES} <= places
     assert f"{base}sitemap.xml" in (HTML / "robots.txt").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import tomllib
@@ -198,6 +199,8 @@ def test_readme_says_that_the_placeholder_is_one():
 
 def test_version_is_cited():
     assert load("CITATION.cff")["version"] == PROJECT["version"]
+    assert json.loads(text(".zenodo.json"))["version"] == PROJECT["version"]
+    assert f"\n## {PROJECT['version']}\n" in text("CHANGELOG.md")
 
 
 # --- words --------------------------------------------------------------------------------------

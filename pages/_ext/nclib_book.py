@@ -18,10 +18,13 @@
 from __future__ import annotations
 
 import html
+import os
 import posixpath
 import re
 import struct
 import sys
+import time
+import tomllib
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -70,6 +73,11 @@ def prepare(app, config) -> None:
     if not getattr(config, "html_baseurl", ""):
         config.html_baseurl = published_at(str(theme.get("repository_url", "")))
     root = Path(app.srcdir)
+    if (root / "pyproject.toml").is_file():
+        version = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+        now = float(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
+        theme["extra_footer"] = theme.get("extra_footer", "") + (
+            f"<p>Version {version}, built {time.strftime('%Y-%m-%d', time.gmtime(now))}.</p>")
     if not (root / "chapters" / "variants").is_dir():
         return  # the stage of `make html`, where this has been done
     sys.path.insert(0, str(root))
@@ -112,9 +120,11 @@ def describe(app, pagename: str, context: dict, doctree) -> str:
     if base:
         tags.append(("property", "og:url", f"{base}{pagename}.html"))
         picture = IMAGE.search(context.get("body") or "")
+        path, alt = "_static/cover.png", "Four classes collapse to the corners of a tetrahedron."
         if picture:
             path = posixpath.normpath(posixpath.join(posixpath.dirname(pagename), picture[1]))
-            tags.append(("property", "og:image", base + path))
+            alt = html.unescape(next(iter(re.findall(r'alt="([^"]*)"', picture[0])), ""))
+        tags += [("property", "og:image", base + path), ("property", "og:image:alt", alt)]
     return "".join(f'<meta {kind}="{name}" content="{html.escape(text)}" />\n'
                    for kind, name, text in tags if text)
 
@@ -274,7 +284,7 @@ def without_icons(head: str) -> str:
     return ICONS.sub("", head)
 
 
-def lighten(app, pagename: str, context: dict) -> None:
+def lighten(app, context: dict) -> None:
     """Drop the styles and scripts that no page of this book uses; formulas bring KaTeX."""
 
     def wanted(asset) -> bool:
@@ -292,8 +302,11 @@ def lighten(app, pagename: str, context: dict) -> None:
 
 def finish(app, pagename, templatename, context, doctree) -> None:
     """The last touches to the HTML of one page."""
-    lighten(app, pagename, context)
+    lighten(app, context)
     context["metatags"] = context.get("metatags", "") + describe(app, pagename, context, doctree)
+    site = getattr(app.env, "external_site_map", {})
+    if pagename in site and site[pagename].title:
+        context["title"] = site[pagename].title  # for tabs; the page keeps its heading
     if not context.get("body"):
         return
     files = {name: Path(app.srcdir, source) for source, name in app.builder.images.items()}
