@@ -27,6 +27,9 @@ PAGES = sorted(
 CHAPTERS = [p for p in PAGES if p.startswith("chapters/") and p.count("/") == 1]
 WINDOWS = {"desktop": (1280, 800, 1.0), "phone": (390, 844, 1.6)}
 
+# The works of the ledger and of the landing page, so that their rows can be judged.
+OPENED = "document.querySelectorAll('.nclib-ledger details').forEach((d) => { d.open = true; })"
+
 # What is wider than its place. Code and formulas may scroll where they stand.
 WIDE = """(() => {
   const found = [];
@@ -127,6 +130,7 @@ def test_page(browser, page):
                     theme = "dark" if dark else "light"
                     browser.run(f"document.documentElement.dataset.theme = '{theme}'")
                     faults += [f"{name}: formula: {f}" for f in browser.run(RAW) if not dark]
+                browser.run(OPENED)
                 where = f"{name}, {'dark' if dark else 'light'}, script {javascript}"
                 faults += [f"{where}: wide: {w}" for w in browser.run(WIDE)]
                 faults += [f"{where}: faint: {f}" for f in browser.run(FAINT)]
@@ -158,9 +162,15 @@ def test_the_switch_opens_all_code_and_is_remembered(browser, page):
 
 
 @pytest.mark.parametrize("page", CHAPTERS)
-def test_open_code_fits_its_place(browser, page):
+def test_open_code_is_short_and_fits_its_place(browser, page):
     browser.view()
     browser.open(page)
+    lines = browser.run("""[...document.querySelectorAll('.bd-article .cell > .cell_input pre')]
+        .flatMap((e) => e.textContent.trimEnd().split('\\n'))""")
+    assert 10 < len(lines) < 150
+    everything = browser.run("""[...document.querySelectorAll('.bd-article .cell_input pre')]
+        .flatMap((e) => e.textContent.trimEnd().split('\\n'))""")
+    assert len(everything) > len(lines) and [w for w in everything if len(w) > 84] == []
     cut = browser.run("""[...document.querySelectorAll('.bd-article .cell > .cell_input pre')]
         .filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.textContent.slice(0, 60))""")
     assert cut == []
@@ -229,6 +239,37 @@ def test_moving_pictures_rest_where_asked(browser):
         assert browser.run(shown).endswith("-still.png")
     finally:
         browser.view()
+
+
+def test_the_ledger_is_a_table_without_scripts(browser):
+    """Every row can be read, no control stands there that does nothing."""
+    browser.view(390, 844)
+    browser.open("pages/ledger.html", javascript=False)
+    seen = browser.run("""(() => {
+      const works = [...document.querySelectorAll('details.nclib-work')];
+      works.forEach((work) => { work.open = true; });
+      const rows = [...document.querySelectorAll('.nclib-rows tr')];
+      return [works.length, rows.length, rows.filter((row) => !row.offsetHeight).length,
+        document.querySelector('.nclib-filters').offsetHeight];
+    })()""")
+    browser.view()
+    assert seen[0] >= 5 and seen[1] > 100 and seen[2:] == [0, 0]
+
+
+def test_a_claim_is_one_click_from_its_row_and_back(browser):
+    """From a card to the ledger, where its work opens, and back to the very card."""
+    browser.view()
+    browser.open(CHAPTERS[0])
+    here = browser.run("document.querySelector('.nclib-card').id")
+    browser.open(CHAPTERS[0] + "#" + here)
+    row = browser.run(f"document.querySelector('#{here} a[href*=\"ledger.html#\"]').href")
+    browser.open(row.removeprefix(browser.root))
+    shown = browser.run("""(() => {
+      const box = document.querySelector(':target').getBoundingClientRect();
+      return [box.height > 0 && box.top >= 0 && box.bottom <= innerHeight,
+        document.querySelector(':target a[href*="#claim-"]').href];
+    })()""")
+    assert shown == [True, f"{browser.root}{CHAPTERS[0]}#{here}"]
 
 
 def test_search_lists_each_page_once(browser):
