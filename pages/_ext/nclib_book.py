@@ -218,7 +218,7 @@ def explain(app, doctree, docname: str) -> None:
     count = 0
     for text in list(doctree.findall(nodes.Text)):
         above = list(parents(text))
-        if any(isinstance(n, UNGLOSSED) for n in above):
+        if any(isinstance(n, UNGLOSSED) for n in above) or in_raw_tag(text):
             continue
         sections = [n for n in above if isinstance(n, nodes.section)]
         known = seen.setdefault(id(sections[-2 if len(sections) > 1 else -1]) if sections else 0,
@@ -235,6 +235,14 @@ def explain(app, doctree, docname: str) -> None:
             at = match.end()
         if parts:
             text.parent.replace(text, [*parts, nodes.Text(text[at:])])
+
+
+def in_raw_tag(text: nodes.Text) -> bool:
+    """Does the text stand in an element that was written as HTML, such as a link?"""
+    siblings = text.parent.children
+    before = siblings[: siblings.index(text)]
+    raw = next((n.astext() for n in reversed(before) if isinstance(n, nodes.raw)), "</")
+    return not raw.startswith("</") and not raw.endswith("/>")
 
 
 def cited_in(app, doctree, docname: str) -> None:
