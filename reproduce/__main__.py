@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from . import book, faults, ledger, pdf, project, seeds, store
+from . import book, faults, ledger, notebooks, pdf, project, seeds, store
 from .layout import BookError, Layout
 from .plan import select
-from .run import TIMEOUT, Options, Row, exit_code, guarded, run, table
+from .run import TIMEOUT, Options, Row, exit_code, guarded, run, say, table
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
@@ -83,6 +85,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--accept", action="store_true",
                      help="store also where a verdict or value has changed")
 
+    command("pages", "execute the notebooks that are no chapters (pages/*.ipynb) and store them")
+
     sub = command("ledger", "write the ledger, the status tables, the badges and the cover")
     sub.add_argument("--check", action="store_true", help="write nothing; fail if one is outdated")
 
@@ -133,10 +137,12 @@ def act(args: argparse.Namespace) -> int:
             if not chosen:
                 raise BookError(f"{args.archive} holds no declared run")
         return finish(store.store(layout, chosen, text=args.text, accept=args.accept))
+    if args.command == "pages":
+        return finish(notebooks.store(layout))
     if args.command == "ledger":
         changed = ledger.update(layout, check=args.check)
         for path in changed:
-            print(f"{'outdated' if args.check else 'written'}: {path.relative_to(layout.root)}")
+            say(f"{'outdated' if args.check else 'written'}: {path.relative_to(layout.root)}")
         return FAILED if changed and args.check else 0
     if args.command == "book":
         return exit_code(book.build(layout, execute=True, options=options(args)))
@@ -147,10 +153,10 @@ def act(args: argparse.Namespace) -> int:
         return 0
     if args.command == "url":
         for path in project.set_url(layout, args.new):
-            print(f"written: {path.relative_to(layout.root)}")
+            say(f"written: {path.relative_to(layout.root)}")
         return 0
     out = args.out or layout.build / "bundle.zip"
-    print(f"bundle: {project.bundle(layout, out, args.data)}")
+    say(f"bundle: {project.bundle(layout, out, args.data)}")
     return 0
 
 
@@ -167,8 +173,23 @@ def main(argv: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-if __name__ == "__main__":
+def interrupt(number: int, frame) -> None:
+    """Begin the ending; a second signal would only break it off and leave notebooks at work."""
+    listen(signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def listen(handler) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # also where a shell had set SIGINT aside
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.default_int_handler)
-    sys.exit(main())
+            signal.signal(getattr(signal, name), handler)
+
+
+if __name__ == "__main__":
+    listen(interrupt)
+    code = main()
+    if code == INTERRUPTED:  # what has not ended by now holds nothing up
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

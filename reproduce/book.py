@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import changes, form, found, ledger, records
+from . import changes, form, found, ledger, notebooks, records
 from .layout import DEFAULT, BookError, Layout, dumps, read_notebook, read_yaml, write
 from .plan import select
-from .run import Options, Row, run, table
+from .run import Options, Row, run, say, table
 from .store import page
 
 PARTS = ("_config.yml", "_toc.yml", "README.md", "intro.md", "pyproject.toml", "references.bib",
@@ -125,6 +125,8 @@ def build(layout: Layout, *, execute: bool, options: Options) -> list[Row]:
         for variant in variants:
             fresh = read_notebook(layout.fresh(variant.slug, DEFAULT))
             write(staged.chapter(variant.slug), dumps(page(layout, variant, fresh)))
+        for path in staged.notebooks:
+            write(path, dumps(notebooks.executed(read_notebook(path))))
     ledger.update(staged)
     ledger.write_ledger(layout, staged)
     found.write_page(layout, staged)
@@ -132,9 +134,11 @@ def build(layout: Layout, *, execute: bool, options: Options) -> list[Row]:
     for slug in staged.slugs:
         nb = form.for_book(staged, slug, read_notebook(staged.chapter(slug)))
         write(staged.chapter(slug), dumps(nb))
+    for path in staged.notebooks:
+        write(path, dumps(form.for_book(staged, path.stem, read_notebook(path))))
     shutil.rmtree(staged.chapters / "variants", ignore_errors=True)
     index = html(layout, staged)
     for line in claims_lines(staged):
-        print(line)
-    print(f"\nbook: {index}")
+        say(line)
+    say(f"\nbook: {index}")
     return rows

@@ -2,14 +2,24 @@
 
 ``tests/faults/<slug>.yml`` lists them: ``fault`` (what is wrong), ``in`` (``chapter`` or a file),
 ``find`` and ``replace`` (exact text that occurs once), ``red`` (claims that must then not be
-reproduced; a run that raises counts too) and optionally ``parameters``.
+reproduced; a run that raises counts too) and optionally ``parameters``. A run ends with the last
+claim that must turn red: what comes after cannot change the answer.
+
+What was seen is kept as it comes in ``tests/faults/results/<slug>.json``, a line a fault, so that
+an interrupted run goes on, and the page on trust can show it::
+
+    {"schema": 1, "slug": "…", "commit": "…", "torch": "…",
+     "faults": [{"fault": "…", "expected": ["some-id"], "seen": true, "red": ["some-id"],
+                 "raised": null, "seconds": 40.1, "key": "…"}]}
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,13 +29,24 @@ from nbformat import NotebookNode
 
 from . import records
 from .hashes import INSTALL, code_of
-from .layout import BookError, Layout, read_notebook, read_yaml, tags
+from .layout import BookError, Layout, read_notebook, read_yaml, tags, write
 from .plan import Variant, check_parameters, select, types_of
-from .run import Options, Row, _payload, expected_seconds, guarded, work
+from .run import (
+    Options,
+    Row,
+    _payload,
+    expected_seconds,
+    guarded,
+    hash_of,
+    locked,
+    provenance,
+    work,
+)
 
 KEYS = {"fault", "in", "find", "replace", "red"}
 PRESET = "cpu"
 COPIED = ("nclib", "reproduce")
+SCHEMA = 1
 
 
 def read(layout: Layout, slug: str) -> list[dict]:
@@ -93,8 +114,74 @@ def plant(layout: Layout, chapter: NotebookNode, entry: dict, folder: Path) -> N
     return nb
 
 
+def shortened(nb: NotebookNode, entry: dict) -> NotebookNode:
+    """The notebook up to the last claim that must turn red, then its report.
+
+    The whole notebook where a claim's id does not stand in its ``check``.
+    """
+    places = []
+    for id in entry["red"]:
+        check = re.compile(rf"\.check\(\s*[\"']{re.escape(id)}[\"']")
+        found = [i for i, c in enumerate(nb.cells) if c.cell_type == "code"
+                 and check.search(c.source)]
+        if not found:
+            return nb
+        places.append(found[-1])
+    last = max(i for i, c in enumerate(nb.cells) if c.cell_type == "code")
+    if ".abstract(" in nb.cells[last].source:
+        return nb
+    nb.cells = [*nb.cells[:max(places) + 1], *([nb.cells[last]] if last > max(places) else [])]
+    return nb
+
+
+def key_of(entry: dict, chapter: NotebookNode) -> str:
+    """What the outcome of a fault depends on: the fault, the chapter's code and its library."""
+    code = {k: v for k, v in hash_of(chapter, {}).items() if k != "torch"}
+    text = json.dumps([entry, code], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# --- the record -----------------------------------------------------------------------------------
+
+
+def load(path: Path) -> dict | None:
+    """A record of faults; ``None`` where there is none.
+
+    Raises:
+        BookError: a file that is no such record.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["schema"] != SCHEMA or not isinstance(found["faults"], list):
+            raise ValueError("schema")
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise BookError(f"{path} is not a record of planted faults: remove it and run again") \
+            from None
+    return found
+
+
+def dumps(record: dict) -> str:
+    """JSON with a line a fault, so that a change shows where it is."""
+    lines = [json.dumps(entry, ensure_ascii=False) for entry in record["faults"]]
+    head = json.dumps({k: v for k, v in record.items() if k != "faults"}, ensure_ascii=False)
+    body = ",\n  ".join(lines)
+    return head[:-1] + ',\n "faults": [\n  ' + body + "\n ]}\n"
+
+
+def merged(path: Path, head: dict, order: list[str], outcome: dict) -> None:
+    """Put one outcome into a record, in the order of the list; what is not listed any more goes."""
+    known = {e["fault"]: e for e in (load(path) or {"faults": []})["faults"]}
+    known[outcome["fault"]] = outcome
+    record = {"schema": SCHEMA, **head, "faults": [known[f] for f in order if f in known]}
+    write(path, dumps(record))
+
+
 def run(layout: Layout, targets: list[str], options: Options) -> list[Row]:
     """Plant every fault of these chapters, run them, and report which claims saw it.
+
+    A fault whose outcome is known for this very code is not run again, unless forced.
 
     Raises:
         BookError: a faulty list of faults, or none at all.
@@ -103,12 +190,25 @@ def run(layout: Layout, targets: list[str], options: Options) -> list[Row]:
     planted = [(slug, n, e) for slug in slugs for n, e in enumerate(read(layout, slug), 1)]
     if not planted:
         raise BookError(f"no faults are listed for {', '.join(slugs) or 'any chapter'}")
-    with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as scratch:
-        payloads, times = [], []
+    chapters = {slug: read_notebook(layout.chapter(slug)) for slug in slugs}
+    keys = [key_of(entry, chapters[slug]) for slug, _, entry in planted]
+    rows: dict[int, Row] = {}
+    with (
+        locked(layout.build / "faults"),
+        tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as scratch,
+    ):
+        payloads, times, todo = [], [], []
         for index, (slug, n, entry) in enumerate(planted):
+            stored = load(layout.fault_results(slug))
+            known = {e["fault"]: e for e in stored["faults"]} if stored else {}
+            old = known.get(entry["fault"])
+            if old and old["key"] == keys[index] and not options.force:
+                rows[index] = row_of(slug, old)
+                rows[index].status += ", up to date"
+                continue
             folder = Path(scratch) / str(index)
             folder.mkdir()
-            chapter = plant(layout, read_notebook(layout.chapter(slug)), entry, folder)
+            chapter = shortened(plant(layout, chapters[slug], entry, folder), entry)
             parameters = {"preset": PRESET, **entry.get("parameters", {})}
             variant = Variant(slug, f"fault-{n}", parameters, declared=False)
             payload = _payload(variant, chapter, {}, options)
@@ -117,36 +217,62 @@ def run(layout: Layout, targets: list[str], options: Options) -> list[Row]:
                 payload["env"] = {"PYTHONPATH": os.pathsep.join(p for p in paths if p)}
             payloads.append(payload)
             times.append(expected_seconds(layout, variant))
-        rows: dict[int, Row] = {}
+            todo.append(index)
 
-        def keep(index: int, result: dict) -> Row:
+        def keep(position: int, result: dict) -> Row:
+            index = todo[position]
             slug, _, entry = planted[index]
-            rows[index] = guarded(f"{slug}: {entry['fault']}", judge, slug, entry, result)
+            order = [e["fault"] for s, _, e in planted if s == slug]
+            rows[index] = guarded(f"{slug}: {entry['fault']}", _keep, layout, slug, entry, order,
+                                  keys[index], result)
             return rows[index]
 
         work(payloads, options, keep, times)
     return [rows[i] for i in sorted(rows)]
 
 
-def judge(slug: str, entry: dict, result: dict) -> Row:
-    """Was the fault seen? By every claim that must turn red, or by the run itself."""
-    label = f"{slug}: {entry['fault']}"
+def _keep(layout: Layout, slug: str, entry: dict, order: list[str], key: str, result: dict) -> Row:
+    """The row of a result; what was decided is recorded."""
+    found = outcome(entry, result)
+    if isinstance(found, Row):
+        found.label = f"{slug}: {entry['fault']}"
+        return found
+    path = layout.fault_results(slug)
+    merged(path, {"slug": slug, **provenance(layout.root)}, order, found | {"key": key})
+    return row_of(slug, found)
+
+
+def outcome(entry: dict, result: dict) -> dict | Row:
+    """Was the fault seen, by every claim that must turn red or by the run itself?
+
+    A row where that was not decided: the run ended for another reason.
+    """
     seconds = result["seconds"]
     nb = nbformat.from_dict(json.loads(result["notebook"])) if result["notebook"] else None
+    found = {"fault": entry["fault"], "expected": entry["red"], "seen": True, "red": [],
+             "raised": None, "seconds": round(seconds, 1)}
     if result["status"] == "failed":
         raised = [o for c in (nb.cells if nb else ()) for o in c.get("outputs", ())
                   if o.output_type == "error"]
         if raised:
-            return Row(label, f"seen: the run raises {raised[0].ename}", seconds)
-        return Row(label, "not run", seconds, False, result["message"].splitlines()[-3:])
+            return found | {"raised": raised[0].ename}
+        return Row("", "not run", seconds, False, result["message"].splitlines()[-3:])
     if result["status"] != "done":
-        return Row(label, result["status"], seconds, False, [result["message"]])
+        return Row("", result["status"], seconds, False, [result["message"]])
     record = records.of_notebook(nb)
     red = [c["id"] for c in record["claims"] if c["verdict"] == "not reproduced"]
-    unseen = [i for i in entry["red"] if i not in red]
-    if unseen:
+    return found | {"seen": set(entry["red"]) <= set(red), "red": red}
+
+
+def row_of(slug: str, found: dict) -> Row:
+    label, seconds = f"{slug}: {found['fault']}", found["seconds"]
+    if found["raised"]:
+        return Row(label, f"seen: the run raises {found['raised']}", seconds)
+    red, expected = found["red"], found["expected"]
+    if not found["seen"]:
         others = f"; red: {', '.join(red)}" if red else "; nothing is red"
-        return Row(label, "NOT SEEN", seconds, False, [f"still green: {', '.join(unseen)}{others}"])
-    more = len(red) - len(set(entry["red"]))
-    return Row(label, f"seen by {', '.join(entry['red'])}" + (f" and {more} more" if more else ""),
+        green = ", ".join(i for i in expected if i not in red)
+        return Row(label, "NOT SEEN", seconds, False, [f"still green: {green}{others}"])
+    more = len(red) - len(set(expected))
+    return Row(label, f"seen by {', '.join(expected)}" + (f" and {more} more" if more else ""),
                seconds)

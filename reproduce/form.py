@@ -21,12 +21,22 @@ from nclib import cards
 
 from . import records, seeds
 from .layout import Layout, tags
-from .plan import nearest
+from .plan import INSTALL, nearest
 
 FIGURE_BYTES = 120_000
 TITLE = "#@title "
 CAPTION = "**Figure.** "
 GENERATED = ("badges", "abstract", "cite")
+INSTALL_CELL = """try:
+    import nclib
+except ImportError:  # Colab's own torch and numpy stay; elsewhere what is missing comes along
+    import sys
+
+    keep = "--no-deps" if "google.colab" in sys.modules else ""
+    %pip install --quiet {keep} "git+@URL@"
+else:
+    assert hasattr(nclib, "Claims"), "this nclib is a netcat: pip uninstall nclib, then run again"
+"""
 MARKS = cards.MARK
 
 
@@ -149,12 +159,18 @@ def cite_lines(layout: Layout, slug: str, record: dict, url: str) -> str:
     return f"## Cite\n\n```bibtex\n{text}\n```"
 
 
+def install_cell(url: str) -> str:
+    """The first code cell of every notebook: nothing where our nclib is, else it is installed."""
+    return INSTALL_CELL.strip().replace("@URL@", url)
+
+
 def fill(layout: Layout, slug: str, nb: NotebookNode, texts: dict[str, str]) -> bool:
     """Put the generated texts into the cells tagged for them; did anything change?"""
     changed = False
     for cell in nb.cells:
         for tag, text in texts.items():
-            if cell.cell_type == "markdown" and tag in tags(cell) and cell.source != text:
+            kind = "code" if tag == INSTALL else "markdown"
+            if cell.cell_type == kind and tag in tags(cell) and cell.source != text:
                 cell.source, changed = text, True
     return changed
 

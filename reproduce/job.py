@@ -72,8 +72,9 @@ def execute(job: dict) -> dict:
     Args:
         job: ``notebook`` (text), ``parameters``, ``needs``, ``download``, ``threads`` (``None``:
             leave as is), ``timeout`` in seconds, ``stamp``: the metadata to leave in the executed
-            notebook under ``nclib``, and optionally ``env``: further environment variables, and
-            ``library``: the digest that this machine's nclib must have.
+            notebook under ``nclib``, and optionally ``env``: further environment variables,
+            ``python``: another interpreter that has papermill, and ``library``: the digest that
+            this machine's nclib must have.
 
     Returns:
         ``status`` (``"done"``, ``"failed"`` or ``"not run"``), ``notebook`` (text or ``None``),
@@ -103,7 +104,7 @@ def execute(job: dict) -> dict:
         (folder / "parameters.yml").write_text(yaml.safe_dump(job["parameters"]), encoding="utf-8")
         (folder / "empty").mkdir()
         command = [
-            sys.executable, "-m", "papermill", str(source), str(target),
+            job.get("python") or sys.executable, "-m", "papermill", str(source), str(target),
             "--kernel", "python3", "--cwd", str(folder / "empty"),
             "--no-progress-bar", "--log-level", "ERROR",
             "--parameters_file", str(folder / "parameters.yml"),
@@ -200,6 +201,14 @@ def stop(*processes: subprocess.Popen, grace: float = GRACE) -> None:
         process.wait()
 
 
+def _scratch() -> list[Path]:
+    """Scratch folders of all runners on this machine; none where there is no temporary folder."""
+    try:
+        return sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
+    except OSError:
+        return []
+
+
 def stop_all() -> None:
     """End every notebook that this process runs.
 
@@ -207,7 +216,7 @@ def stop_all() -> None:
     scratch folders say what is this process's own.
     """
     stop(*list(_running))
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    for folder in _scratch():
         with suppress(OSError, ValueError):
             if int((folder / OWNER).read_text(encoding="utf-8")) == os.getpid():
                 _end_inside(folder)
@@ -216,7 +225,7 @@ def stop_all() -> None:
 def sweep() -> list[Path]:
     """Remove what killed runners left: their scratch folders, and kernels still at work in them."""
     removed = []
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    for folder in _scratch():
         try:
             owner = int((folder / OWNER).read_text(encoding="utf-8"))
             if _alive(owner):

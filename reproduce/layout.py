@@ -77,6 +77,11 @@ class Layout:
         """Slugs of all works that have a chapter, in reading order."""
         return [w["slug"] for w in self.works if self.chapter(w["slug"]).exists()]
 
+    @property
+    def notebooks(self) -> list[Path]:
+        """Pages that are notebooks and no chapters: they make no claims."""
+        return sorted((self.root / "pages").glob("*.ipynb"))
+
     def title(self, slug: str) -> str:
         return next((w["title"] for w in self.works if w["slug"] == slug), slug)
 
@@ -96,6 +101,14 @@ class Layout:
     def faults(self, slug: str) -> Path:
         """The faults that a chapter's claims must see."""
         return self.root / "tests" / "faults" / f"{slug}.yml"
+
+    def fault_results(self, slug: str) -> Path:
+        """Which of a chapter's faults, or of those of ``nclib``, were seen."""
+        return self.root / "tests" / "faults" / "results" / f"{slug}.json"
+
+    def platforms(self, slug: str) -> Path:
+        """Verdicts of a chapter with other versions of torch, threads and hash seeds."""
+        return self.chapters / "platforms" / f"{slug}.json"
 
     def fresh(self, slug: str, variant: str) -> Path:
         """Where ``run`` puts an executed notebook."""

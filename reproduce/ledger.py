@@ -16,7 +16,7 @@ from nclib.claims import SCOPES
 
 from . import form, records, seeds
 from .layout import BookError, Layout, dumps, read_notebook, read_yaml, tags, write
-from .plan import Variant, declared, nearest
+from .plan import INSTALL, Variant, declared, nearest
 
 COVER = "geometric-analysis"
 STATUS = re.compile(r"(<!-- generated:status -->\n).*?(<!-- /generated:status -->)", re.DOTALL)
@@ -366,7 +366,7 @@ def badges(layout: Layout, slug: str) -> str:
 
 def first_screen(layout: Layout, slug: str) -> dict[str, str]:
     """The generated cells of a chapter, by tag."""
-    texts = {"badges": badges(layout, slug)}
+    texts = {"badges": badges(layout, slug), INSTALL: form.install_cell(url_of(layout))}
     record = records.of_file(layout.chapter(slug))
     if record is not None and record["abstract"]:
         texts["abstract"] = form.abstract_lines(record)
@@ -403,6 +403,10 @@ def generated(layout: Layout) -> dict[Path, str | bytes]:
         nb = read_notebook(layout.chapter(slug))
         if form.fill(layout, slug, nb, first_screen(layout, slug)):
             files[layout.chapter(slug)] = dumps(nb)
+    for path in layout.notebooks:
+        nb = read_notebook(path)
+        if form.fill(layout, path.stem, nb, {INSTALL: form.install_cell(url_of(layout))}):
+            files[path] = dumps(nb)
     works = [of_work(layout, work) for work in layout.works]
     texts = {"intro.md": glance(works),
              "README.md": status_table(layout)}

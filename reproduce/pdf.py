@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from .book import pages
 from .layout import BookError, Layout, read_yaml
+from .run import say
 
 NAME = "neural-collapse-reproduced.pdf"
 PLACE = re.compile(r'<span class="nclib-pdf">.*?</span>')
@@ -205,5 +206,5 @@ def write(layout: Layout, make: Callable[[Path, str, Path], None] = printed) -> 
     text = landing.read_text(encoding="utf-8")
     link = f'Or all of it as <a href="{NAME}">one PDF</a> ({told}).'
     landing.write_text(PLACE.sub(f'<span class="nclib-pdf">{link}</span>', text), encoding="utf-8")
-    print(f"{target}: {told}")
+    say(f"{target}: {told}")
     return target

@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import closing, contextmanager, suppress
@@ -225,6 +226,16 @@ def changed_since_commit(root: Path) -> bool:
     return bool(found.stdout.strip())
 
 
+def provenance(root: Path) -> dict:
+    """Commit (``+changes`` where a file that decides a run differs from it) and torch."""
+    commit = None
+    with suppress(OSError, subprocess.SubprocessError):
+        found = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True,
+                               text=True, check=True, timeout=30)
+        commit = found.stdout.strip() + ("+changes" if changed_since_commit(root) else "")
+    return {"commit": commit, "torch": hashes.torch_version()}
+
+
 def _payload(variant: Variant, chapter: NotebookNode, expected: dict, options: Options,
              changed: bool = False) -> dict:
     stamp = {"variant": variant.name, "parameters": variant.parameters, "hash": expected,
@@ -238,15 +249,20 @@ def _payload(variant: Variant, chapter: NotebookNode, expected: dict, options: O
 def _here(payloads: list[dict], jobs: int) -> Iterator[tuple[int, dict]]:
     """Results as they come; each thread only waits for processes of its own."""
     pool = futures.ThreadPoolExecutor(jobs)
+    pending: dict[futures.Future, int] = {}
     try:
-        pending = {pool.submit(job.execute, p): i for i, p in enumerate(payloads)}
+        for index, payload in enumerate(payloads):
+            pending[pool.submit(job.execute, payload)] = index
         for future in futures.as_completed(pending):
             error = future.exception()
             yield pending[future], _lost(error, "job") if error else future.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         job.stop_all()
-        pool.shutdown()
+        deadline = time.monotonic() + 5 * job.GRACE
+        while not all(f.done() for f in pending) and time.monotonic() < deadline:
+            time.sleep(0.05)  # one may have been about to start
+            job.stop_all()
 
 
 def _on_cluster(payloads: list[dict], options: Options) -> Iterator[tuple[int, dict]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -299,6 +300,31 @@ def test_gate_calls_make_test():
     content = gate.read_text(encoding="utf-8")
     assert gate.stat().st_mode & 0o111
     assert "set -euo pipefail" in content and "make test" in content
+
+
+def test_make_refuses_an_environment_of_another_python(tmp_path):
+    (tmp_path / "Makefile").write_text(text("Makefile"))
+    fake = tmp_path / ".venv" / "bin" / "python"
+    fake.parent.mkdir(parents=True)
+    fake.write_text("#!/bin/sh\necho Python 2.7.18\n")
+    fake.chmod(0o755)
+    make = ["make", "-C", str(tmp_path)]
+    refused = subprocess.run([*make, f"PYTHON={sys.executable}", "help"], capture_output=True,
+                             text=True, check=False)
+    assert refused.returncode and ".venv holds Python 2.7.18" in refused.stderr
+    assert "make clean-env" in refused.stderr
+    assert subprocess.run([*make, "help"], capture_output=True, check=False).returncode == 0
+
+
+def test_notebooks_are_checked_side_by_side():
+    recipe = text("Makefile").split("\nnbval:")[1].split("\n\n")[0]
+    assert re.search(r"xargs -n 1 -P [2-9]", recipe) and "OMP_NUM_THREADS=1" in recipe
+
+
+def test_costs_are_measured_in_cpu_time():
+    """Chapters run side by side, so a claim about cost must not depend on the clock."""
+    clock = re.compile(r"\bperf_counter\b|\btime\.(?:time|monotonic)\(")
+    assert [s for s in CHAPTERS if clock.search(text(f"chapters/{s}.ipynb"))] == []
 
 
 def jobs(workflow):

@@ -105,6 +105,10 @@ def test_widths_scale_and_repeatability():
     assert shapes == {"H": (3, 8, 2), "W1": (3, 3, 2), "W2": (3, 5, 3), "W3": (3, 4, 5)}
     wide = start(batch=2, width=400, scale=torch.tensor([1.0, 3.0]))
     assert wide["W2"].std((1, 2)).mul(20).tolist() == pytest.approx([1.0, 3.0], rel=0.02)
+    # by the number of inputs, not of outputs: matrices that are far from square
+    tall = start(batch=1, width=[100, 400, 25])
+    for name, inputs in {"W1": 100, "W2": 400, "W3": 25}.items():
+        assert tall[name].std().item() * inputs**0.5 == pytest.approx(1.0, abs=0.2)
     assert torch.equal(start(seed=5)["W2"], start(seed=5)["W2"])
 
 

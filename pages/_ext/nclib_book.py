@@ -91,7 +91,8 @@ def prepare(app, config) -> None:
 
     def shown(app, docname: str, source: list[str]) -> None:
         folder, _, slug = docname.partition("/")
-        if folder == "chapters" and slug in layout.slugs:
+        notebook = folder == "pages" and any(slug == p.stem for p in layout.notebooks)
+        if notebook or (folder == "chapters" and slug in layout.slugs):
             nb = nbformat.reads(source[0], as_version=nbformat.NO_CONVERT)
             source[0] = dumps(form.for_book(layout, slug, nb))
 
