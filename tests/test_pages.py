@@ -6,6 +6,8 @@ Skipped where there is no Chromium or no ``_build/html``, unless BOOK_BROWSER is
 from __future__ import annotations
 
 import os
+import posixpath
+import re
 from pathlib import Path
 
 import pytest
@@ -121,7 +123,7 @@ def test_page(browser, page):
                    if not u.startswith(browser.root)]
         if javascript:
             weight = browser.run(WEIGHT)
-            if not 50_000 < weight <= MOST:
+            if not 500 < weight <= MOST:
                 faults.append(f"{weight} bytes")
         for name, (width, height, screens) in WINDOWS.items():
             for dark in (False, True):
@@ -168,7 +170,7 @@ def test_open_code_is_short_and_fits_its_place(browser, page):
     lines = browser.run("""[...document.querySelectorAll('.bd-article .cell > .cell_input pre')]
         .flatMap((e) => e.textContent.trimEnd().split('\\n'))""")
     assert 10 < len(lines) < 150
-    everything = browser.run("""[...document.querySelectorAll('.bd-article .cell_input pre')]
+    everything = browser.run("""[...document.querySelectorAll('.bd-article .cell:not(.tag_parameters) .cell_input pre')]
         .flatMap((e) => e.textContent.trimEnd().split('\\n'))""")
     assert len(everything) > len(lines) and [w for w in everything if len(w) > 84] == []
     cut = browser.run("""[...document.querySelectorAll('.bd-article .cell > .cell_input pre')]
@@ -195,18 +197,15 @@ TIPS = """(() => {
 
 @pytest.mark.parametrize("page", CHAPTERS)
 def test_terms_open_on_focus_and_fit_the_window(browser, page):
-    for javascript in (True, False):
-        for width, height in ((1280, 800), (390, 844)):
-            browser.view(width, height)
-            browser.open(page, javascript=javascript)
-            if javascript:
-                count, wrong = browser.run(TIPS)
-                assert count >= 5 and wrong == [], (width, wrong)
-            else:  # the page's own scripts are off, this test's are not
-                shown = browser.run("(() => { const t = document.querySelector('.nclib-term');"
-                                    "t.focus(); return t.nextElementSibling.offsetWidth; })()")
-                assert shown > 0
+    browser.open(page)
+    for width, height in ((1280, 800), (390, 844)):
+        browser.view(width, height)
+        count, wrong = browser.run(TIPS)
+        assert count >= 5 and wrong == [], (width, wrong)
+    browser.open(page, javascript=False)  # the page's own scripts; this test's run
     browser.view()
+    assert browser.run("(() => { const term = document.querySelector('.nclib-term'); term.focus();"
+                       "return term.nextElementSibling.offsetWidth; })()") > 0
 
 
 def test_escape_shuts_an_entry(browser):
@@ -261,7 +260,6 @@ def test_a_claim_is_one_click_from_its_row_and_back(browser):
     browser.view()
     browser.open(CHAPTERS[0])
     here = browser.run("document.querySelector('.nclib-card').id")
-    browser.open(CHAPTERS[0] + "#" + here)
     row = browser.run(f"document.querySelector('#{here} a[href*=\"ledger.html#\"]').href")
     browser.open(row.removeprefix(browser.root))
     shown = browser.run("""(() => {
@@ -282,26 +280,25 @@ def test_search_lists_each_page_once(browser):
     assert not [f for f in found if "/variants/" in f]
 
 
-def test_next_runs_through_the_chapters(browser):
+def test_next_runs_through_the_chapters():
     """From the first chapter on, `next` reaches every chapter in the order of the contents."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     wanted = [f"{c['file']}.html" for part in toc["parts"] for c in part["chapters"]
               if c["file"].startswith("chapters/")]
-    browser.view()
     here, seen = wanted[0], []
     for _ in range(len(PAGES)):
         seen.append(here)
-        browser.open(here)
-        link = browser.run("document.querySelector('a.right-next')?.href ?? ''")
+        text = (HTML / here).read_text(encoding="utf-8")
+        link = re.search(r'<a class="right-next"\s+href="([^"#]+)"', text)
         if not link:
             break
-        here = link.removeprefix(browser.root).split("#")[0]
+        here = posixpath.normpath(posixpath.join(posixpath.dirname(here), link[1]))
     assert [p for p in seen if p in wanted] == wanted
 
 
-def test_figures_are_numbered_within_their_page(browser):
+def test_figures_are_numbered_within_their_page():
     for page in CHAPTERS:
-        browser.open(page)
-        numbers = browser.run("[...document.querySelectorAll('.caption-number')]"
-                              ".map((e) => e.textContent.trim())")
+        text = (HTML / page).read_text(encoding="utf-8")
+        numbers = re.findall(r'<span class="caption-number">\s*([^<]*?)\s*</span>', text)
         assert numbers == [f"Figure {i}" for i in range(1, len(numbers) + 1)], page
+        assert len(numbers) >= 5, page
