@@ -343,7 +343,7 @@ def test_every_work_that_a_chapter_links_is_in_the_bibliography():
 def test_bibliography_lists_the_works():
     works = yaml.safe_load((ROOT / "chapters" / "works.yml").read_text(encoding="utf-8"))
     content = " ".join(re.sub(r"<[^>]+>", "", html("pages/bibliography")).split()).lower()
-    for work in works:
+    for work in (w for w in works if not w.get("synthesis")):
         assert work["title"].split(":")[0].lower() in content, work["slug"]
 
 

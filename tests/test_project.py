@@ -31,7 +31,8 @@ def load(path):
 
 CONFIG = load("_config.yml")
 TOC = load("_toc.yml")
-WORKS = load("chapters/works.yml")
+ENTRIES = load("chapters/works.yml")
+WORKS = [e for e in ENTRIES if not e.get("synthesis")]
 URL = CONFIG["repository"]["url"]
 PLACEHOLDER = "https://github.com/neural-collapse-reproduced/book"
 PROJECT = tomllib.loads(text("pyproject.toml"))["project"]
@@ -114,14 +115,19 @@ def toc_files(entries):
 def test_nine_works():
     slugs = [w["slug"] for w in WORKS]
     assert len(slugs) == len(set(slugs)) == 9
-    assert CHAPTERS <= set(slugs)
+    assert CHAPTERS <= {e["slug"] for e in ENTRIES}
+
+
+def test_a_synthesis_stands_last_and_has_no_assertions():
+    rest = ENTRIES[len(WORKS):]
+    assert rest and all(e.get("synthesis") is True and "assertions" not in e for e in rest)
 
 
 def test_toc_lists_the_written_chapters_in_order():
     in_toc = [
         f.removeprefix("chapters/") for f in toc_files([TOC]) if re.match("chapters/[^/]+$", f)
     ]
-    assert in_toc == [w["slug"] for w in WORKS if w["slug"] in CHAPTERS]
+    assert in_toc == [e["slug"] for e in ENTRIES if e["slug"] in CHAPTERS]
 
 
 def test_every_toc_file_exists():
