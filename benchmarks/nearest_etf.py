@@ -1,7 +1,7 @@
 """The nearest simplex ETF: closed forms against Riemannian trust regions, time and memory.
 
     python benchmarks/nearest_etf.py            print the section
-    python benchmarks/nearest_etf.py --write    and put it at the end of pages/benchmarks.md
+    python benchmarks/nearest_etf.py --write    and put it into pages/benchmarks.md
     python benchmarks/nearest_etf.py --quick    small sizes, to see that it runs
 
 The trust-region solver and the dense rule for the gradient are those of the chapter
@@ -11,6 +11,8 @@ rounds in which the methods take turns; all methods must agree on the frame.
 
 from __future__ import annotations
 
+import ast
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -23,10 +25,12 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[:2]]
 from metrics import PAGE, ROOT, Largest, command, cpu_times, table  # noqa: E402
 
 from nclib import polar  # noqa: E402
+from reproduce import hashes  # noqa: E402
 
 TITLE = "## The nearest simplex ETF"
 CHAPTER = ROOT / "chapters" / "guiding-collapse.ipynb"
-NEEDED = ("tangent", "trust_region", "inner_problem", "constraint_jacobian")
+NEEDED = ("centering", "tangent", "truncated_cg", "trust_region", "inner_problem",
+          "constraint_jacobian")
 F64, DELTA = torch.float64, 1e-3
 FULL = {"sizes": [(64, 10), (512, 10), (512, 100), (1024, 200), (2048, 1000)], "rounds": 3,
         "cold": 500_000, "dense": 3e6}
@@ -34,11 +38,16 @@ QUICK = {"sizes": [(16, 4), (32, 8)], "rounds": 1, "cold": 500_000, "dense": 3e6
 
 
 def chapter_functions() -> dict:
-    """Names defined by the cells of the chapter that hold the functions in ``NEEDED``."""
-    names: dict = {"torch": torch, "polar": polar, "F64": F64}
+    """The functions in ``NEEDED``, from the chapter's cells."""
+    names: dict = {"math": math, "torch": torch, "polar": polar, "F64": F64}
     for cell in nbformat.read(CHAPTER, as_version=4).cells:
-        if cell.cell_type == "code" and any(f"def {name}(" in cell.source for name in NEEDED):
-            exec(compile(cell.source, cell.id, "exec"), names)
+        tree = hashes.parse(cell.source) if cell.cell_type == "code" else None
+        for node in tree.body if tree else ():
+            if isinstance(node, ast.FunctionDef) and node.name in NEEDED:
+                exec(compile(ast.Module([node], []), cell.id, "exec"), names)
+    missing = set(NEEDED) - set(names)
+    if missing:
+        raise SystemExit(f"{CHAPTER.name} does not define {', '.join(sorted(missing))}")
     return names
 
 
@@ -149,8 +158,10 @@ that the dense rule of deep declarative networks needs; the latter is made only 
 
 
 def write(section: str) -> None:
-    page = PAGE.read_text(encoding="utf-8").partition(TITLE)[0].rstrip("\n")
-    PAGE.write_text(f"{page}\n\n{section}", encoding="utf-8")
+    page, _, old = PAGE.read_text(encoding="utf-8").partition(TITLE)
+    _, mark, other = old.partition("\n## ")  # sections of other scripts stay
+    page = page.rstrip("\n")
+    PAGE.write_text(f"{page}\n\n{section}{mark}{other}", encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from . import book, faults, ledger, notebooks, platforms, project, seeds, store
+from . import book, faults, ledger, notebooks, pdf, platforms, project, seeds, store
 from .layout import BookError, Layout
 from .plan import select
-from .run import TIMEOUT, Options, Row, exit_code, guarded, run, table
+from .run import TIMEOUT, Options, Row, exit_code, guarded, run, say, table
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
@@ -99,6 +101,8 @@ def parser() -> argparse.ArgumentParser:
     resources(sub)
     command("html", "build the book in _build/html from the stored outputs")
 
+    command("pdf", "print _build/html to one PDF with a headless Chromium")
+
     sub = command("url", "set the repository's address everywhere")
     sub.add_argument("new", metavar="NEW", help="https://github.com/OWNER/NAME")
 
@@ -147,18 +151,21 @@ def act(args: argparse.Namespace) -> int:
     if args.command == "ledger":
         changed = ledger.update(layout, check=args.check)
         for path in changed:
-            print(f"{'outdated' if args.check else 'written'}: {path.relative_to(layout.root)}")
+            say(f"{'outdated' if args.check else 'written'}: {path.relative_to(layout.root)}")
         return FAILED if changed and args.check else 0
     if args.command == "book":
         return exit_code(book.build(layout, execute=True, options=options(args)))
     if args.command == "html":
         return exit_code(book.build(layout, execute=False, options=Options()))
+    if args.command == "pdf":
+        pdf.write(layout)
+        return 0
     if args.command == "url":
         for path in project.set_url(layout, args.new):
-            print(f"written: {path.relative_to(layout.root)}")
+            say(f"written: {path.relative_to(layout.root)}")
         return 0
     out = args.out or layout.build / "bundle.zip"
-    print(f"bundle: {project.bundle(layout, out, args.data)}")
+    say(f"bundle: {project.bundle(layout, out, args.data)}")
     return 0
 
 
@@ -175,8 +182,23 @@ def main(argv: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-if __name__ == "__main__":
+def interrupt(number: int, frame) -> None:
+    """Begin the ending; a second signal would only break it off and leave notebooks at work."""
+    listen(signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def listen(handler) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # also where a shell had set SIGINT aside
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.default_int_handler)
-    sys.exit(main())
+            signal.signal(getattr(signal, name), handler)
+
+
+if __name__ == "__main__":
+    listen(interrupt)
+    code = main()
+    if code == INTERRUPTED:  # what has not ended by now holds nothing up
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

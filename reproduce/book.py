@@ -11,10 +11,11 @@ from pathlib import Path
 from . import changes, cost, form, found, ledger, notebooks, records, trust
 from .layout import DEFAULT, BookError, Layout, dumps, read_notebook, read_yaml, write
 from .plan import select
-from .run import Options, Row, run, table
+from .run import Options, Row, run, say, table
 from .store import page
 
-PARTS = ("_config.yml", "_toc.yml", "README.md", "intro.md", "references.bib", "chapters", "pages")
+PARTS = ("_config.yml", "_toc.yml", "README.md", "intro.md", "pyproject.toml", "references.bib",
+         "chapters", "pages")
 
 
 def stage(layout: Layout) -> Layout:
@@ -140,6 +141,6 @@ def build(layout: Layout, *, execute: bool, options: Options) -> list[Row]:
     shutil.rmtree(staged.chapters / "variants", ignore_errors=True)
     index = html(layout, staged)
     for line in claims_lines(staged):
-        print(line)
-    print(f"\nbook: {index}")
+        say(line)
+    say(f"\nbook: {index}")
     return rows

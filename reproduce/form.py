@@ -38,6 +38,9 @@ else:
     assert hasattr(nclib, "Claims"), "this nclib is a netcat: pip uninstall nclib, then run again"
 """
 MARKS = cards.MARK
+# A claim of another chapter: `[text](slug.ipynb#claim-id)` in a notebook. Cards are no headings, so
+# Sphinx does not know them, and the book's page links to them itself.
+CLAIM_LINK = re.compile(r"\[([^\[\]]+)\]\(([a-z0-9-]+)\.ipynb#(claim-[a-z0-9-]+)\)")
 
 
 # --- storing --------------------------------------------------------------------------------------
@@ -132,8 +135,8 @@ def nearest_line(layout: Layout, slug: str) -> str:
 
 
 def cite_lines(layout: Layout, slug: str, record: dict, url: str) -> str:
-    """BibTeX of the work and of the chapter."""
-    work = next(w for w in layout.works if w["slug"] == slug)
+    """BibTeX of the work, if the chapter has one, and of the chapter."""
+    work = next(e for e in layout.entries if e["slug"] == slug)
     year = next(iter(re.findall(r"\d{4}", work.get("venue", ""))), "")
     where = {"title": work["title"], "author": work.get("authors", "").replace(", ", " and "),
              "year": year, "note": work.get("venue", "")}
@@ -155,7 +158,8 @@ def cite_lines(layout: Layout, slug: str, record: dict, url: str) -> str:
         body = ",\n".join(f"  {k} = {{{v}}}" for k, v in fields.items() if v)
         return f"@misc{{{key},\n{body}\n}}"
 
-    text = "\n\n".join([entry(f"{slug}-work", where), entry(f"{slug}-reproduced", ours)])
+    both = [] if work.get("synthesis") else [entry(f"{slug}-work", where)]
+    text = "\n\n".join([*both, entry(f"{slug}-reproduced", ours)])
     return f"## Cite\n\n```bibtex\n{text}\n```"
 
 
@@ -175,6 +179,39 @@ def fill(layout: Layout, slug: str, nb: NotebookNode, texts: dict[str, str]) -> 
     return changed
 
 
+def named_works(layout: Layout, slug: str, nb: NotebookNode) -> list[str]:
+    """Keys of ``references.bib`` that the prose names; its own work first, or all nine.
+
+    Named is what is linked (arXiv, OpenReview, DOI), whose first author is ("Saxe et al."; with the
+    year where two entries share one), or a data set.
+    """
+    prose = "\n".join(
+        c.source for c in nb.cells if c.cell_type == "markdown" and "cite" not in tags(c)
+    )
+    entries = references(layout)
+    first = {key: re.search(r"author\s*=\s*\{+([^,}]+),", body)[1] for key, body in entries.items()}
+    own = [slug] if slug in entries else [work["slug"] for work in layout.works]
+    keys = [key for key in own if key in entries]
+    for key, body in entries.items():
+        signs = [re.escape(i) for i in re.findall(
+            r"\d{4}\.\d{4,5}|(?<=forum\?id=)\w+|10\.\d{4,}/[^\s},]+", body)]
+        signs += {"fashion-mnist": ["Fashion-MNIST"], "cifar": ["CIFAR-10"]}.get(key, [])
+        year = re.search(r"year\s*=\s*\{(\d{4})", body)[1]
+        alone = list(first.values()).count(first[key]) == 1
+        when = "" if alone else rf".{{1,40}}{year}"
+        signs.append(rf"{first[key]} (?:et al\.|and [A-Z]){when}")
+        if key not in keys and re.search("|".join(signs), prose):
+            keys.append(key)
+    return keys
+
+
+def references(layout: Layout) -> dict[str, str]:
+    """Key and body of each entry of ``references.bib``."""
+    file = layout.root / "references.bib"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return dict(re.findall(r"(?ms)^@\w+\{([\w-]+),\n(.*?)^\}", text))
+
+
 # --- staging --------------------------------------------------------------------------------------
 
 
@@ -183,15 +220,21 @@ def for_book(layout: Layout, slug: str, nb: NotebookNode) -> NotebookNode:
     found = seeds.load(layout, slug)
     record = records.of_notebook(nb)
     claims = {c["id"]: c for c in record["claims"]} if record else {}
+    keys = ",".join(named_works(layout, slug, nb))
     cells: list[NotebookNode] = []
     for cell in nb.cells:
+        if "cite" in tags(cell) and keys:
+            cell.source += ("\n\nWorks and data of this chapter: "
+                            f"{{cite:t}}`{keys}`.")
         if cell.cell_type == "markdown" and "caption" in tags(cell) and cells:
-            _join(cells[-1], cell.source.removeprefix(CAPTION))
+            _join(cells[-1], linked(cell.source.removeprefix(CAPTION)))
             continue
         told = next((o.metadata["image/png"]["width"] for o in cell.get("outputs", [])
                      if "width" in o.get("metadata", {}).get("image/png", {})), None)
         if told and "figure" in cell.metadata.get("mystnb", {}):  # a caption in the metadata
             cell.metadata["mystnb"].setdefault("image", {})["width"] = f"{told}px"
+        if cell.cell_type == "markdown":
+            cell.source = linked(cell.source)
         if cell.cell_type == "code":
             _fold(cell)
             for output in cell.outputs:
@@ -204,6 +247,11 @@ def for_book(layout: Layout, slug: str, nb: NotebookNode) -> NotebookNode:
         cells.append(cell)
     nb.cells = cells
     return _answer_first(nb, _live(layout, slug))
+
+
+def linked(text: str) -> str:
+    """Links to claims of other chapters, as the page needs them."""
+    return CLAIM_LINK.sub(r'<a href="\2.html#\3">\1</a>', text)
 
 
 def _live(layout: Layout, slug: str) -> list[NotebookNode]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from html.parser import HTMLParser
 from typing import Any
 
@@ -35,6 +36,7 @@ ATTRIBUTES = {
     "fill", "stroke", "stroke-width", "stroke-opacity", "text-anchor", "font-size",
 }
 FORBIDDEN_STYLE = ("url(", "expression(", "@import", "position:", "<", "\\")
+COMMIT = re.compile(r"[0-9a-f]{7,64}(\+changes)?")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -67,6 +69,9 @@ def _declared(variant: Variant, nb: NotebookNode, run: dict) -> list[str]:
     for key, value in wanted.items():
         if str(run.get(key)) != str(value):
             found.append(f"the record says {key} {run.get(key)!r}, declared is {value!r}")
+    commit = run.get("commit")
+    if commit is not None and not COMMIT.fullmatch(str(commit)):
+        found.append(f"the record says commit {commit!r}, which is none")
     kept = nb.metadata.get(records.KEY, {}).get("parameters")
     if kept != variant.parameters:
         found.append(f"run with {kept!r}, declared are {variant.parameters!r}")

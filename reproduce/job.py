@@ -201,6 +201,14 @@ def stop(*processes: subprocess.Popen, grace: float = GRACE) -> None:
         process.wait()
 
 
+def _scratch() -> list[Path]:
+    """Scratch folders of all runners on this machine; none where there is no temporary folder."""
+    try:
+        return sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
+    except OSError:
+        return []
+
+
 def stop_all() -> None:
     """End every notebook that this process runs.
 
@@ -208,7 +216,7 @@ def stop_all() -> None:
     scratch folders say what is this process's own.
     """
     stop(*list(_running))
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    for folder in _scratch():
         with suppress(OSError, ValueError):
             if int((folder / OWNER).read_text(encoding="utf-8")) == os.getpid():
                 _end_inside(folder)
@@ -217,7 +225,7 @@ def stop_all() -> None:
 def sweep() -> list[Path]:
     """Remove what killed runners left: their scratch folders, and kernels still at work in them."""
     removed = []
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    for folder in _scratch():
         try:
             owner = int((folder / OWNER).read_text(encoding="utf-8"))
             if _alive(owner):

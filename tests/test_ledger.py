@@ -10,10 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from nbformat.v4 import new_markdown_cell
 from tiny import PNG, SLUG, chapter, claim, display_output, record
 
-from reproduce import changes, form, found, ledger
+from reproduce import changes, form, found, ledger, records
 from reproduce.__main__ import main
 from reproduce.layout import BookError, Layout, dumps, read_notebook, write
 
@@ -153,6 +154,29 @@ def test_a_staged_chapter(book):
     assert 'id="claim-gap"' in html and f"../pages/ledger.html#{SLUG}--gap" in html
 
 
+def test_a_staged_chapter_cites_what_it_names(book):
+    stored_chapter(book)
+    nb = read_notebook(book.chapter(SLUG))
+    entry = "@misc{{{key},\n  author = {{{author}}},\n  year = {{2020}},\n  url = {{{url}}},\n}}\n"
+    works = [
+        (SLUG, "Own, A.", "https://arxiv.org/abs/2000.00001"),
+        ("linked", "Link, B.", "https://arxiv.org/abs/2000.00002"),
+        ("named", "Saxe, A. M.", "https://arxiv.org/abs/1312.6120"),
+        ("silent", "Other, C.", "https://arxiv.org/abs/2000.00003"),
+    ]
+    write(book.root / "references.bib",
+          "".join(entry.format(key=k, author=a, url=u) for k, a, u in works))
+    nb.cells += [
+        new_markdown_cell("Saxe et al. say so, [others](https://arxiv.org/abs/2000.00002) too."),
+        new_markdown_cell("## Cite", metadata={"tags": ["cite"]}),
+    ]
+    assert form.named_works(book, SLUG, nb) == [SLUG, "linked", "named"]
+    shown = dumps(form.for_book(book, SLUG, nb))
+    assert f"{{cite:t}}`{SLUG},linked,named`" in shown
+    (book.root / "references.bib").unlink()
+    assert form.named_works(book, SLUG, nb) == []
+
+
 def test_a_live_figure_stands_before_the_code(book):
     stored_chapter(book)
     live = [c.source for c in form.for_book(book, SLUG, read_notebook(book.chapter(SLUG))).cells
@@ -217,6 +241,31 @@ def test_works_file(book):
     write(book.chapters / "works.yml", "- {slug: a, part: I, title: T, doi: x}\n")
     with pytest.raises(BookError, match="unknown"):
         _ = Layout(book.root).works
+
+
+def test_a_synthesis_is_no_work_and_has_its_claims_in_the_ledger(book):
+    entries = yaml.safe_load((book.chapters / "works.yml").read_text())
+    entries += [entries.pop(0) | {"synthesis": True}]  # the tiny chapter, after the work to come
+    write(book.chapters / "works.yml", yaml.safe_dump(entries))
+    book = Layout(book.root)
+    stored_chapter(book, claim())
+    data = ledger.content(book)
+    assert [w["slug"] for w in data["works"]] == ["later"]
+    assert [s["slug"] for s in data["syntheses"]] == book.slugs == [SLUG]
+    assert {c["slug"] for c in data["claims"]} == {SLUG}
+    page = ledger.ledger_page(book)
+    assert f'<details id="{SLUG}"' in page and f'<option value="{SLUG}">' in page
+    assert SLUG not in ledger.status_table(book) and SLUG not in ledger.glance(data["works"])
+    found_record = records.of_file(book.chapter(SLUG))
+    cite = form.cite_lines(book, SLUG, found_record, "https://github.com/o/book")
+    assert "-work," not in cite and f"{SLUG}-reproduced" in cite
+
+
+def test_counts_of_a_chapter_without_a_work():
+    claim = {"says": "book", "kind": "theory", "verdict": "reproduced", "scope": None}
+    assert ledger.counts({"claims": [claim]}).startswith("Controls that hold: 0 of 0.")
+    work = claim | {"says": "work", "scope": "exact"}
+    assert ledger.counts({"claims": [work]}).startswith("Statements of the work: 1 of 1")
 
 
 # --- this book ------------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -29,7 +31,8 @@ def load(path):
 
 CONFIG = load("_config.yml")
 TOC = load("_toc.yml")
-WORKS = load("chapters/works.yml")
+ENTRIES = load("chapters/works.yml")
+WORKS = [e for e in ENTRIES if not e.get("synthesis")]
 URL = CONFIG["repository"]["url"]
 PLACEHOLDER = "https://github.com/neural-collapse-reproduced/book"
 PROJECT = tomllib.loads(text("pyproject.toml"))["project"]
@@ -48,8 +51,9 @@ def tracked():
         check=True,
     )
     paths = [ROOT / p for p in found.stdout.split("\0") if p]
-    binary = {".png", ".npz", ".gz", ".ico", ".jpg", ".gif"}
-    return [p for p in paths if p.is_file() and p.suffix not in binary]
+    binary = {".png", ".npz", ".gz", ".ico", ".jpg", ".gif", ".woff2"}
+    theirs = ROOT / "pages" / "_static" / "katex"  # unchanged copies
+    return [p for p in paths if p.is_file() and p.suffix not in binary and theirs not in p.parents]
 
 
 # --- environments -------------------------------------------------------------------------------
@@ -111,14 +115,19 @@ def toc_files(entries):
 def test_nine_works():
     slugs = [w["slug"] for w in WORKS]
     assert len(slugs) == len(set(slugs)) == 9
-    assert CHAPTERS <= set(slugs)
+    assert CHAPTERS <= {e["slug"] for e in ENTRIES}
+
+
+def test_a_synthesis_stands_last_and_has_no_assertions():
+    rest = ENTRIES[len(WORKS):]
+    assert rest and all(e.get("synthesis") is True and "assertions" not in e for e in rest)
 
 
 def test_toc_lists_the_written_chapters_in_order():
     in_toc = [
         f.removeprefix("chapters/") for f in toc_files([TOC]) if re.match("chapters/[^/]+$", f)
     ]
-    assert in_toc == [w["slug"] for w in WORKS if w["slug"] in CHAPTERS]
+    assert in_toc == [e["slug"] for e in ENTRIES if e["slug"] in CHAPTERS]
 
 
 def test_every_toc_file_exists():
@@ -197,6 +206,8 @@ def test_readme_says_that_the_placeholder_is_one():
 
 def test_version_is_cited():
     assert load("CITATION.cff")["version"] == PROJECT["version"]
+    assert json.loads(text(".zenodo.json"))["version"] == PROJECT["version"]
+    assert f"\n## {PROJECT['version']}\n" in text("CHANGELOG.md")
 
 
 # --- words --------------------------------------------------------------------------------------
@@ -295,6 +306,31 @@ def test_gate_calls_make_test():
     content = gate.read_text(encoding="utf-8")
     assert gate.stat().st_mode & 0o111
     assert "set -euo pipefail" in content and "make test" in content
+
+
+def test_make_refuses_an_environment_of_another_python(tmp_path):
+    (tmp_path / "Makefile").write_text(text("Makefile"))
+    fake = tmp_path / ".venv" / "bin" / "python"
+    fake.parent.mkdir(parents=True)
+    fake.write_text("#!/bin/sh\necho Python 2.7.18\n")
+    fake.chmod(0o755)
+    make = ["make", "-C", str(tmp_path)]
+    refused = subprocess.run([*make, f"PYTHON={sys.executable}", "help"], capture_output=True,
+                             text=True, check=False)
+    assert refused.returncode and ".venv holds Python 2.7.18" in refused.stderr
+    assert "make clean-env" in refused.stderr
+    assert subprocess.run([*make, "help"], capture_output=True, check=False).returncode == 0
+
+
+def test_notebooks_are_checked_side_by_side():
+    recipe = text("Makefile").split("\nnbval:")[1].split("\n\n")[0]
+    assert re.search(r"xargs -n 1 -P [2-9]", recipe) and "OMP_NUM_THREADS=1" in recipe
+
+
+def test_costs_are_measured_in_cpu_time():
+    """Chapters run side by side, so a claim about cost must not depend on the clock."""
+    clock = re.compile(r"\bperf_counter\b|\btime\.(?:time|monotonic)\(")
+    assert [s for s in CHAPTERS if clock.search(text(f"chapters/{s}.ipynb"))] == []
 
 
 def jobs(workflow):

@@ -119,6 +119,8 @@ def test_like_is_compared_with_like(book):
         (["-p", "seed=one"], "'seed' must be int"),
         (["-p", "seed=1.5"], "'seed' must be int"),
         (["-p", "shift=x"], "'shift' must be float"),
+        (["-p", "shift=nan"], "'shift' must be finite"),
+        (["-p", "shift=0.5,-inf"], "'shift' must be finite"),
         (["-p", "depths=3"], "'depths' must be list[int]"),
         (["-p", "depths=[a]"], "'depths' must be list[int]"),
         (["-p", "seed=9..0"], "'seed' must be int"),
@@ -186,6 +188,7 @@ def test_sweeps(book):
     assert one.title == "seed-1+depths=[3]"
     both = plan.select(book, [SLUG], ["seed=1", "seed=2,1"])
     assert [v.parameters["seed"] for v in both] == [1, 2]
+    assert len(plan.select(book, [SLUG], ["seed=1,1"])) == 1
 
 
 def test_file_names_tell_values_apart():
@@ -390,7 +393,7 @@ def test_time_limit_and_missing_report():
     assert "1 [] <class 'float'> 1e-05" in result["notebook"]  # threads, empty folder, value
 
 
-def sleeper(book, marker, *extra):
+def sleeper(book, marker, *extra, **options):
     """A runner at work on a chapter that sleeps, and the kernel's process."""
     write(book.chapter(SLUG), dumps(chapter(
         f"import os, time; open({str(marker)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
@@ -398,7 +401,7 @@ def sleeper(book, marker, *extra):
     command = [sys.executable, "-m", "reproduce", "--root", str(book.root), "run",
                f"{SLUG}/default", *extra]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, text=True)
+                               stderr=subprocess.PIPE, text=True, **options)
     deadline = time.monotonic() + 60
     while not (marker.exists() and marker.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -426,6 +429,19 @@ def test_interrupt_ends_the_notebooks(book, name):
     assert process.returncode == 130 and "interrupted" in err
     assert gone(kernel, 5) and time.monotonic() - start < 10  # 5 s on a machine that does no more
     assert not book.fresh(SLUG, "default").exists()
+
+
+def test_a_second_interrupt_changes_nothing(book):
+    """Also where the shell had set SIGINT aside, as it does for what runs in the background."""
+    process, kernel = sleeper(book, book.root / "started", preexec_fn=lambda: signal.signal(
+        signal.SIGINT, signal.SIG_IGN))
+    start = time.monotonic()
+    for name in ("SIGTERM", "SIGINT", "SIGINT"):
+        process.send_signal(getattr(signal, name))
+        time.sleep(0.3)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in err, err
+    assert gone(kernel, 5) and time.monotonic() - start < 10
 
 
 def test_interrupt_ends_the_notebook_on_a_worker(book):
@@ -547,6 +563,15 @@ def test_dask_cluster_of_two_processes(book):
     assert book.fresh(SLUG, "seed-1").exists()
 
 
+def test_a_cluster_without_workers_is_one_line(book):
+    from distributed import LocalCluster
+
+    with (LocalCluster(n_workers=0, dashboard_address=None) as cluster,
+          pytest.raises(BookError, match="has no workers")):
+        run(book, plan.select(book, [f"{SLUG}/default"]),
+            Options(scheduler=cluster.scheduler_address, timeout=1.0))
+
+
 def test_a_worker_needs_no_checkout(tmp_path):
     cloudpickle.register_pickle_by_value(job)
     try:
@@ -632,6 +657,16 @@ def test_a_fault_of_one_result_fails_its_row(book, monkeypatch):
     assert not row.ok and book.fresh(SLUG, "default").exists()  # the earlier result stays
 
 
+def test_without_a_temporary_folder(book, monkeypatch):
+    """A full disk leaves Python no temporary folder: a row that says so, and no stack."""
+    def none_left():
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.setattr("tempfile.gettempdir", none_left)
+    row, = run(book, plan.select(book, [f"{SLUG}/default"]), Options())
+    assert not row.ok and "no usable temporary directory" in row.details[0]
+
+
 def test_a_truncated_notebook_is_one_row(book):
     write(book.stored(SLUG, "seed-1"), '{"cells": [')
     rows = {r.label: r for r in store.check(book)}
@@ -669,6 +704,46 @@ def test_threads_are_shared_out(book, monkeypatch):
     assert seen == [1] * 4 + [4] * 4 + [1] * 4 + [1] * 4
 
 
+def test_the_longest_run_comes_first_and_the_time_is_told(book, monkeypatch, capsys):
+    seconds = {"default": 5.0, "seed-1": 400.0, "gpu": 90.0, "broken": None}
+    begun = []
+
+    def fake(task):
+        begun.append(task["stamp"]["variant"])
+        return {"status": "not run", "notebook": None, "seconds": 7.0, "message": "test"}
+
+    monkeypatch.setattr(job, "execute", fake)
+    monkeypatch.setattr(runner, "expected_seconds", lambda layout, variant: seconds[variant.name])
+    run(book, plan.select(book, [SLUG]), Options(jobs=1))
+    assert begun == ["seed-1", "gpu", "default", "broken"]
+    out = capsys.readouterr().out
+    assert "4 runs, 1 at a time: about 11 min" in out  # what is not known counts as the mean
+    assert f"{SLUG}/gpu: not run: test (7 s)" in out
+
+
+def test_what_counts_is_the_code_before_the_run(book, monkeypatch):
+    """An edit while a chapter runs is not taken for what ran; another torch makes it stale."""
+    nb = chapter()
+    nb.cells[-1].outputs = [display_output({"nclib": record()})]
+    write(book.chapter(SLUG), dumps(nb))
+
+    def fake(task):
+        ran = json.loads(task["notebook"])
+        job._stamp(ran, task["stamp"])
+        write(book.chapter(SLUG), dumps(chapter("print(3)")))
+        return {"status": "done", "notebook": json.dumps(ran), "seconds": 1.0, "message": ""}
+
+    monkeypatch.setattr(job, "execute", fake)
+    variant, = plan.select(book, [f"{SLUG}/default"])
+    run(book, [variant], Options())
+    before = runner.hash_of(nb, {})
+    assert runner.up_to_date(book, variant, before)
+    assert not runner.up_to_date(book, variant, runner.hash_of(
+        read_notebook(book.chapter(SLUG)), {}))
+    monkeypatch.setattr(hashes, "torch_version", lambda: "0.1")
+    assert not runner.up_to_date(book, variant, runner.hash_of(nb, {}))
+
+
 # --- storing --------------------------------------------------------------------------------------
 
 
@@ -703,6 +778,11 @@ def test_labels_and_links_of_a_variant_page():
         "[a](../../b.ipynb) ![](../../../i.png) [w](https://x) [m](mailto:a@b) [h](#top) "
         "{doc}`../../../pages/notation` {doc}`text <../../other>`"
     )
+
+
+def test_a_folder_that_is_not_there_is_no_success(book, capsys):
+    assert main(["--root", str(book.root), "check", str(book.root / "nowhere")]) == 2
+    assert "is not a folder" in capsys.readouterr().err
 
 
 def test_undeclared_stored_variant(book):
@@ -880,6 +960,28 @@ def test_nothing_run_is_no_success(book, tmp_path, monkeypatch):
     done = subprocess.run([sys.executable, "run.py", f"{SLUG}/gpu"], cwd=there, env=env,
                           capture_output=True, text=True, check=False)
     assert done.returncode == 3 and "0 notebooks" in done.stdout, done.stdout + done.stderr
+
+
+def test_an_interrupted_bundle_packs_what_finished(book, tmp_path, monkeypatch):
+    monkeypatch.setattr(project, "wheel", lambda root, folder: _empty_wheel(folder))
+    there = tmp_path / "there"
+    zipfile.ZipFile(project.bundle(book, tmp_path / "b.zip")).extractall(there)
+    write(there / "reproduce" / "__main__.py", "import time\nfrom pathlib import Path\n"
+          "folder = Path('_build/reproduce/a')\nfolder.mkdir(parents=True)\n"
+          "for name in ('b', 'c.failed'): (folder / f'{name}.ipynb').write_text('{}')\n"
+          "time.sleep(60)\n")
+    write(there / "reproduce" / "__init__.py", "")
+    env = dict(os.environ) | {"PYTHONPATH": str(ROOT / "nclib")}
+    process = subprocess.Popen([sys.executable, "run.py"], cwd=there, env=env, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               start_new_session=True)
+    deadline = time.monotonic() + 30
+    while not list(there.rglob("c.failed.ipynb")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode != 0 and "results: 1 notebooks" in out, out
+    assert zipfile.ZipFile(there / "results.zip").namelist() == ["a/b.ipynb"]
 
 
 def _empty_wheel(folder):
