@@ -38,7 +38,7 @@ define step
 	echo "$(1): $$(tail -n 1 $(LOGS)/$(1).log) [$$SECONDS s]" >> $(LOGS)/summary
 endef
 
-.PHONY: help env book test unit nbval html variants seeds faults rehearse lint serve bench \
+.PHONY: help env book test unit nbval html pdf variants seeds faults rehearse lint serve bench \
   bundle ledger clean clean-env
 
 help:  ## this list
@@ -62,6 +62,9 @@ book: $(ENV)  ## execute all chapters, compare with what is stored, build _build
 
 html: $(ENV)  ## build _build/html from the stored outputs
 	@$(PY) -m reproduce html
+
+pdf: html  ## build, then print the book to one PDF with a headless Chromium
+	@$(PY) -m reproduce pdf
 
 test: $(ENV)  ## lint, unit tests, nbval of all chapters, book without warnings
 	@mkdir -p $(LOGS) && rm -f $(LOGS)/summary

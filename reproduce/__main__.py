@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from . import book, faults, ledger, notebooks, project, seeds, store
+from . import book, faults, ledger, notebooks, pdf, project, seeds, store
 from .layout import BookError, Layout
 from .plan import select
 from .run import TIMEOUT, Options, Row, exit_code, guarded, run, say, table
@@ -94,6 +94,8 @@ def parser() -> argparse.ArgumentParser:
     resources(sub)
     command("html", "build the book in _build/html from the stored outputs")
 
+    command("pdf", "print _build/html to one PDF with a headless Chromium")
+
     sub = command("url", "set the repository's address everywhere")
     sub.add_argument("new", metavar="NEW", help="https://github.com/OWNER/NAME")
 
@@ -146,6 +148,9 @@ def act(args: argparse.Namespace) -> int:
         return exit_code(book.build(layout, execute=True, options=options(args)))
     if args.command == "html":
         return exit_code(book.build(layout, execute=False, options=Options()))
+    if args.command == "pdf":
+        pdf.write(layout)
+        return 0
     if args.command == "url":
         for path in project.set_url(layout, args.new):
             say(f"written: {path.relative_to(layout.root)}")

@@ -14,7 +14,8 @@ from .plan import select
 from .run import Options, Row, run, say, table
 from .store import page
 
-PARTS = ("_config.yml", "_toc.yml", "README.md", "intro.md", "references.bib", "chapters", "pages")
+PARTS = ("_config.yml", "_toc.yml", "README.md", "intro.md", "pyproject.toml", "references.bib",
+         "chapters", "pages")
 
 
 def stage(layout: Layout) -> Layout:

@@ -179,6 +179,39 @@ def fill(layout: Layout, slug: str, nb: NotebookNode, texts: dict[str, str]) -> 
     return changed
 
 
+def named_works(layout: Layout, slug: str, nb: NotebookNode) -> list[str]:
+    """Keys of ``references.bib`` that the prose names; its own work first, or all nine.
+
+    Named is what is linked (arXiv, OpenReview, DOI), whose first author is ("Saxe et al."; with the
+    year where two entries share one), or a data set.
+    """
+    prose = "\n".join(
+        c.source for c in nb.cells if c.cell_type == "markdown" and "cite" not in tags(c)
+    )
+    entries = references(layout)
+    first = {key: re.search(r"author\s*=\s*\{+([^,}]+),", body)[1] for key, body in entries.items()}
+    own = [slug] if slug in entries else [work["slug"] for work in layout.works]
+    keys = [key for key in own if key in entries]
+    for key, body in entries.items():
+        signs = [re.escape(i) for i in re.findall(
+            r"\d{4}\.\d{4,5}|(?<=forum\?id=)\w+|10\.\d{4,}/[^\s},]+", body)]
+        signs += {"fashion-mnist": ["Fashion-MNIST"], "cifar": ["CIFAR-10"]}.get(key, [])
+        year = re.search(r"year\s*=\s*\{(\d{4})", body)[1]
+        alone = list(first.values()).count(first[key]) == 1
+        when = "" if alone else rf".{{1,40}}{year}"
+        signs.append(rf"{first[key]} (?:et al\.|and [A-Z]){when}")
+        if key not in keys and re.search("|".join(signs), prose):
+            keys.append(key)
+    return keys
+
+
+def references(layout: Layout) -> dict[str, str]:
+    """Key and body of each entry of ``references.bib``."""
+    file = layout.root / "references.bib"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return dict(re.findall(r"(?ms)^@\w+\{([\w-]+),\n(.*?)^\}", text))
+
+
 # --- staging --------------------------------------------------------------------------------------
 
 
@@ -187,8 +220,12 @@ def for_book(layout: Layout, slug: str, nb: NotebookNode) -> NotebookNode:
     found = seeds.load(layout, slug)
     record = records.of_notebook(nb)
     claims = {c["id"]: c for c in record["claims"]} if record else {}
+    keys = ",".join(named_works(layout, slug, nb))
     cells: list[NotebookNode] = []
     for cell in nb.cells:
+        if "cite" in tags(cell) and keys:
+            cell.source += ("\n\nWorks and data of this chapter: "
+                            f"{{cite:t}}`{keys}`.")
         if cell.cell_type == "markdown" and "caption" in tags(cell) and cells:
             _join(cells[-1], linked(cell.source.removeprefix(CAPTION)))
             continue

@@ -1,7 +1,7 @@
-"""A headless Chromium over its debugging pipe: standard library alone, one process for all pages.
+"""A headless Chromium over its debugging pipe: one process for all pages.
 
-The book is served from its folder on the loopback address. Nothing outside it is reachable, so a
-page that loads something from a network (MathJax) is shown as a reader without network sees it.
+The book is served from its folder on the loopback address. Nothing outside it is reachable: every
+page is shown as a reader without network sees it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import threading
 import time
 from pathlib import Path
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-MATHJAX = "cdn.jsdelivr.net/npm/mathjax@3/"
+from reproduce.pdf import chromium
 
 # The debugging pipe is read from descriptor 3 and written to descriptor 4.
 LAUNCH = """
@@ -32,11 +31,6 @@ for fd, end in zip((3, 4), ends):
     os.close(end)
 os.execv(sys.argv[3], sys.argv[3:])
 """
-
-
-def chromium() -> str | None:
-    """Path of a Chromium: ``$CHROMIUM``, else the first that ``PATH`` holds."""
-    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
 class BrowserError(Exception):
@@ -53,14 +47,14 @@ class Browser:
 
     Args:
         folder: what ``/`` is.
-        mathjax: folder with MathJax 3 (its ``es5``), shown in place of the one on the network.
+        timeout: seconds that one command may take.
     """
 
-    def __init__(self, folder: Path, *, mathjax: Path | None = None, timeout: float = 60):
+    def __init__(self, folder: Path, *, timeout: float = 60):
         path = chromium()
         if path is None:
             raise BrowserError("no Chromium found")
-        self.timeout, self.mathjax = timeout, mathjax
+        self.timeout = timeout
         self._buffer, self._count, self._events = b"", 0, []
         self.server = http.server.ThreadingHTTPServer(
             ("127.0.0.1", 0), lambda *a: _Quiet(*a, directory=str(folder))
@@ -106,8 +100,7 @@ class Browser:
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
-        if self.mathjax:
-            self.send("Fetch.enable", patterns=[{"urlPattern": f"*{MATHJAX}*"}])
+        self.send("Emulation.setFocusEmulationEnabled", enabled=True)
 
     def __enter__(self) -> Browser:
         return self
@@ -165,19 +158,8 @@ class Browser:
         return json.loads(message)
 
     def _note(self, message: dict) -> None:
-        if message.get("method") == "Fetch.requestPaused":
-            self._serve_mathjax(message["params"])
-        elif "method" in message:
+        if "method" in message:
             self._events.append(message)
-
-    def _serve_mathjax(self, request: dict) -> None:
-        file = self.mathjax / request["request"]["url"].split(MATHJAX, 1)[1].split("?")[0]
-        answer = {"method": "Fetch.fulfillRequest", "id": 0, "sessionId": self._session, "params": {
-            "requestId": request["requestId"], "responseCode": 200 if file.is_file() else 404,
-            "responseHeaders": [{"name": "Access-Control-Allow-Origin", "value": "*"}],
-            "body": base64.b64encode(file.read_bytes() if file.is_file() else b"").decode(),
-        }}
-        os.write(self._out, json.dumps(answer).encode() + b"\0")
 
     # --- pages ---
 
@@ -229,6 +211,12 @@ class Browser:
                 if entry["level"] == "error" and not outside:
                     found.append(f"{entry['text']} {entry.get('url', '')}")
         return found
+
+    def requests(self) -> list[str]:
+        """Addresses that the page has asked for since it was opened, without its own data."""
+        urls = [e["params"]["request"]["url"] for e in self._events
+                if e["method"] == "Network.requestWillBeSent"]
+        return [u for u in urls if not u.startswith("data:")]
 
     def run(self, script: str):
         """Value of a JavaScript expression (a promise is awaited)."""

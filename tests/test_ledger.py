@@ -154,6 +154,29 @@ def test_a_staged_chapter(book):
     assert 'id="claim-gap"' in html and f"../pages/ledger.html#{SLUG}--gap" in html
 
 
+def test_a_staged_chapter_cites_what_it_names(book):
+    stored_chapter(book)
+    nb = read_notebook(book.chapter(SLUG))
+    entry = "@misc{{{key},\n  author = {{{author}}},\n  year = {{2020}},\n  url = {{{url}}},\n}}\n"
+    works = [
+        (SLUG, "Own, A.", "https://arxiv.org/abs/2000.00001"),
+        ("linked", "Link, B.", "https://arxiv.org/abs/2000.00002"),
+        ("named", "Saxe, A. M.", "https://arxiv.org/abs/1312.6120"),
+        ("silent", "Other, C.", "https://arxiv.org/abs/2000.00003"),
+    ]
+    write(book.root / "references.bib",
+          "".join(entry.format(key=k, author=a, url=u) for k, a, u in works))
+    nb.cells += [
+        new_markdown_cell("Saxe et al. say so, [others](https://arxiv.org/abs/2000.00002) too."),
+        new_markdown_cell("## Cite", metadata={"tags": ["cite"]}),
+    ]
+    assert form.named_works(book, SLUG, nb) == [SLUG, "linked", "named"]
+    shown = dumps(form.for_book(book, SLUG, nb))
+    assert f"{{cite:t}}`{SLUG},linked,named`" in shown
+    (book.root / "references.bib").unlink()
+    assert form.named_works(book, SLUG, nb) == []
+
+
 def test_a_live_figure_stands_before_the_code(book):
     stored_chapter(book)
     live = [c.source for c in form.for_book(book, SLUG, read_notebook(book.chapter(SLUG))).cells

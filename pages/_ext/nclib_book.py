@@ -7,17 +7,24 @@
   shown as `make html` shows them from its stage.
 - Each page says where it is published, what it is about and which picture stands for it; a sitemap,
   a robots file and a page for wrong addresses are written beside the pages.
-- Scripts of a live-code service that this book does not offer are left out; folded code is named
-  by its own title.
+- A page loads little and nothing from elsewhere: formulas are set by the copy of KaTeX in
+  `_static/katex`, icons are drawn in `custom.css`, the search index belongs to the search page, and
+  scripts of a live-code service that this book does not offer are left out.
+- Folded code is named by its own title.
+- In a chapter, a term of the glossary shows its entry on hover, focus and touch where a section
+  first uses it; in the bibliography each work names the pages that cite it.
 """
 
 from __future__ import annotations
 
 import html
+import os
 import posixpath
 import re
 import struct
 import sys
+import time
+import tomllib
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -27,6 +34,15 @@ from docutils import nodes
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 IMAGE = re.compile(r'<img\b[^>]*?\bsrc="([^"]+\.png)"[^>]*?>')
+ICONS = re.compile(r"(?:<!--[^>]*custom icons\s*-->\s*)?<script[^>]*fontawesome[^>]*></script>")
+UNUSED = re.compile(r"thebe|mathjax", re.IGNORECASE)
+LIVE_CODE = re.compile(
+    r'(?s)<script type="text/x-thebe-config">.*?</script>|<script>kernelName = [^<]*</script>'
+)
+MATH = re.compile(r'<(?:span|div) class="math\b')
+GLOSSARY = "pages/glossary"
+UNGLOSSED = (nodes.title, nodes.rubric, nodes.reference, nodes.literal, nodes.literal_block,
+             nodes.math, nodes.math_block, nodes.raw, nodes.table, nodes.comment)
 SUMMARY = 'summary aria-label="Toggle hidden content"'
 
 
@@ -57,6 +73,11 @@ def prepare(app, config) -> None:
     if not getattr(config, "html_baseurl", ""):
         config.html_baseurl = published_at(str(theme.get("repository_url", "")))
     root = Path(app.srcdir)
+    if (root / "pyproject.toml").is_file():
+        version = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+        now = float(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
+        theme["extra_footer"] = theme.get("extra_footer", "") + (
+            f"<p>Version {version}, built {time.strftime('%Y-%m-%d', time.gmtime(now))}.</p>")
     if not (root / "chapters" / "variants").is_dir():
         return  # the stage of `make html`, where this has been done
     sys.path.insert(0, str(root))
@@ -100,9 +121,11 @@ def describe(app, pagename: str, context: dict, doctree) -> str:
     if base:
         tags.append(("property", "og:url", f"{base}{pagename}.html"))
         picture = IMAGE.search(context.get("body") or "")
+        path, alt = "_static/cover.png", "Four classes collapse to the corners of a tetrahedron."
         if picture:
             path = posixpath.normpath(posixpath.join(posixpath.dirname(pagename), picture[1]))
-            tags.append(("property", "og:image", base + path))
+            alt = html.unescape(next(iter(re.findall(r'alt="([^"]*)"', picture[0])), ""))
+        tags += [("property", "og:image", base + path), ("property", "og:image:alt", alt)]
     return "".join(f'<meta {kind}="{name}" content="{html.escape(text)}" />\n'
                    for kind, name, text in tags if text)
 
@@ -132,6 +155,130 @@ def write_beside(app, error) -> None:
     (out / "404.html").write_text(LOST.format(base=base), encoding="utf-8")
 
 
+class gloss(nodes.inline):
+    """A term in running text; ``entry`` is the HTML of its definition, ``tip`` the id of that."""
+
+
+def visit_gloss(self, node) -> None:
+    self.body.append('<span class="nclib-gloss"><span class="nclib-term" tabindex="0" '
+                     f'aria-describedby="{node["tip"]}">')
+
+
+def depart_gloss(self, node) -> None:
+    self.body.append(f'</span><span class="nclib-tip" role="tooltip" id="{node["tip"]}">'
+                     f'{node["entry"]}</span></span>')
+
+
+def entry(definition: nodes.Node) -> str:
+    """Words and formulas of a definition as HTML."""
+    parts = [f'<span class="math notranslate nohighlight">\\({html.escape(n.astext())}\\)</span>'
+             if isinstance(n.parent, nodes.math) else html.escape(n.astext())
+             for n in definition.findall(nodes.Text)]
+    return " ".join("".join(parts).split())
+
+
+def spellings(term: str) -> list[str]:
+    """Long form and abbreviation of "Long form (LF)"; each of "NC1, NC2"."""
+    match = re.fullmatch(r"(.+) \((\w+)\)", term)
+    return [match[1], match[2]] if match else term.split(", ")
+
+
+def pattern(words: str) -> str:
+    """An abbreviation as it is written, a word in either case; with or without a plural's s."""
+    if sum(c.isupper() for c in words) > 1 and " " not in words:
+        return re.escape(words) + "s?"
+    first = f"[{words[0].upper()}{words[0].lower()}]"
+    return first + re.escape(words[1:]).replace(r"\ ", r"[\s-]") + "s?"
+
+
+def glossary(env) -> tuple[re.Pattern, list[tuple[str, str]]] | None:
+    """A pattern with one group a spelling, and for each group its key and its entry."""
+    if GLOSSARY not in env.found_docs:
+        return None
+    entries: dict[str, tuple[str, str]] = {}
+    for item in env.get_doctree(GLOSSARY).findall(nodes.definition_list_item):
+        terms = [t.astext() for t in item.findall(nodes.term)]
+        text = entry(next(item.findall(nodes.definition)))
+        for term in terms:
+            entries |= {words: (terms[0], text) for words in spellings(term)}
+    order = sorted(entries, key=len, reverse=True)
+    found = "|".join(f"({pattern(words)})" for words in order)
+    return re.compile(rf"(?<![\w-])(?:{found})(?![\w-])"), [entries[words] for words in order]
+
+
+def explain(app, doctree, docname: str) -> None:
+    """Mark the terms of the glossary where a section of a chapter first uses them."""
+    if not docname.startswith("chapters/") or app.builder.format != "html":
+        return
+    if not hasattr(app, "nclib_glossary"):
+        app.nclib_glossary = glossary(app.env)
+    if app.nclib_glossary is None:
+        return
+    terms, entries = app.nclib_glossary
+    seen: dict[int, set[str]] = {}
+    count = 0
+    for text in list(doctree.findall(nodes.Text)):
+        above = list(parents(text))
+        if any(isinstance(n, UNGLOSSED) for n in above) or in_raw_tag(text):
+            continue
+        sections = [n for n in above if isinstance(n, nodes.section)]
+        known = seen.setdefault(id(sections[-2 if len(sections) > 1 else -1]) if sections else 0,
+                                set())
+        parts, at = [], 0
+        for match in terms.finditer(text):
+            key, told = entries[match.lastindex - 1]
+            if key in known:
+                continue
+            known.add(key)
+            count += 1
+            mark = gloss("", match[0], tip=f"nclib-tip-{count}", entry=told)
+            parts += [nodes.Text(text[at : match.start()]), mark]
+            at = match.end()
+        if parts:
+            text.parent.replace(text, [*parts, nodes.Text(text[at:])])
+
+
+def in_raw_tag(text: nodes.Text) -> bool:
+    """Does the text stand in an element that was written as HTML, such as a link?"""
+    siblings = text.parent.children
+    before = siblings[: siblings.index(text)]
+    raw = next((n.astext() for n in reversed(before) if isinstance(n, nodes.raw)), "</")
+    return not raw.startswith("</") and not raw.endswith("/>")
+
+
+def cited_in(app, doctree, docname: str) -> None:
+    """In the bibliography, the pages that cite a work follow its entry."""
+    domain = app.env.domains.get("cite")
+    if domain is None or app.builder.format != "html":
+        return
+    ids = {c.citation_id: c.key for c in domain.citations}
+    for citation in doctree.findall(nodes.citation):
+        key = next((ids[i] for i in citation["ids"] if i in ids), None)
+        places = {r.docname: r.citation_ref_id for r in reversed(domain.citation_refs)
+                  if key in {target.key for target in r.targets}}
+        pages = sorted(places, key=lambda page: (not page.startswith("chapters/"), page))
+        line = nodes.paragraph("", "Cited in: ", classes=["nclib-cited"])
+        for i, page in enumerate(pages):
+            link = nodes.reference("", clean(app.env.titles[page].astext()), internal=True,
+                                   refuri=f"{app.builder.get_relative_uri(docname, page)}"
+                                          f"#{places[page]}")
+            line += [nodes.Text(" · ")] * (i > 0) + [link]
+        if pages:
+            citation += line
+
+
+def clean(title: str) -> str:
+    """A title without its second half."""
+    return title.split(": ")[0]
+
+
+def parents(node):
+    """The nodes around a node, the nearest first."""
+    while node.parent is not None:
+        node = node.parent
+        yield node
+
+
 def number_within_pages(app, env) -> list[str]:
     """Figure 1 is the first figure of every page."""
     for kinds in env.toc_fignumbers.values():
@@ -141,13 +288,34 @@ def number_within_pages(app, env) -> list[str]:
     return []
 
 
+def without_icons(head: str) -> str:
+    """The theme's part of the head without its icon script (`layout.html` calls this)."""
+    return ICONS.sub("", head)
+
+
+def lighten(app, context: dict) -> None:
+    """Drop the styles and scripts that no page of this book uses; formulas bring KaTeX."""
+
+    def wanted(asset) -> bool:
+        told = f"{getattr(asset, 'filename', asset)}{getattr(asset, 'attributes', {}).get('body')}"
+        return not UNUSED.search(told)
+
+    context["nclib_without_icons"] = without_icons
+    context["body"] = LIVE_CODE.sub("", context.get("body") or "")
+    if MATH.search(context["body"]):
+        app.add_css_file("katex/katex.min.css")
+        app.add_js_file("katex/katex.min.js", defer="defer")
+    for kind in ("script_files", "css_files"):
+        context[kind] = [asset for asset in context.get(kind, []) if wanted(asset)]
+
+
 def finish(app, pagename, templatename, context, doctree) -> None:
     """The last touches to the HTML of one page."""
-    context["script_files"] = [
-        script for script in context.get("script_files", [])
-        if "thebe" not in f"{getattr(script, 'filename', None)}{script.attributes.get('body')}"
-    ]
+    lighten(app, context)
     context["metatags"] = context.get("metatags", "") + describe(app, pagename, context, doctree)
+    site = getattr(app.env, "external_site_map", {})
+    if pagename in site and site[pagename].title:
+        context["title"] = site[pagename].title  # for tabs; the page keeps its heading
     if not context.get("body"):
         return
     files = {name: Path(app.srcdir, source) for source, name in app.builder.images.items()}
@@ -173,6 +341,9 @@ def finish(app, pagename, templatename, context, doctree) -> None:
 def setup(app) -> dict:
     app.connect("config-inited", prepare, priority=100)
     app.connect("env-get-updated", number_within_pages, priority=900)
+    app.connect("doctree-resolved", explain)
+    app.connect("doctree-resolved", cited_in)
     app.connect("html-page-context", finish, priority=900)
+    app.add_node(gloss, html=(visit_gloss, depart_gloss))
     app.connect("build-finished", write_beside)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

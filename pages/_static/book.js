@@ -1,4 +1,5 @@
-/* Two switches: all folded code of a chapter, and moving pictures. The pages read without them. */
+/* Formulas, terms, and two switches: all folded code of a chapter, and moving pictures. The pages
+   read without them. */
 
 // The color scheme is set before the first paint, not after the theme's own script has loaded.
 {
@@ -15,6 +16,35 @@ const nclibMemory = {
     try { localStorage.setItem(key, value); } catch { /* private mode: forget */ }
   },
 };
+
+/* --- formulas: Sphinx writes \\(…\\) and \\[…\\]; KaTeX lies beside this file --- */
+
+function nclibMath() {
+  if (!window.katex) return;
+  for (const place of document.querySelectorAll("span.math, div.math")) {
+    const tex = place.textContent.trim().replace(/^\\[([]|\\[)\]]$/g, "");
+    katex.render(tex, place, { displayMode: place.tagName === "DIV", throwOnError: false });
+  }
+}
+
+/* --- terms: an entry stays inside the window, and Escape shuts it --- */
+
+function nclibTerm(term) {
+  const tip = term.querySelector(".nclib-tip");
+  const place = () => {
+    term.classList.remove("nclib-shut");
+    term.style.removeProperty("--nclib-shift");
+    const over = tip.getBoundingClientRect().right - document.documentElement.clientWidth + 8;
+    if (over > 0) term.style.setProperty("--nclib-shift", `${-over}px`);
+  };
+  term.addEventListener("mouseenter", place);
+  term.addEventListener("focusin", place);
+}
+
+addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  document.querySelectorAll(".nclib-gloss").forEach((term) => term.classList.add("nclib-shut"));
+});
 
 /* --- show all code --- */
 
@@ -75,6 +105,8 @@ function nclibPause(picture) {
 }
 
 document.addEventListener("DOMContentLoaded", () => {
+  nclibMath();
+  document.querySelectorAll(".nclib-gloss").forEach(nclibTerm);
   nclibCodeSwitch();
   document.querySelectorAll("picture.nclib-moving").forEach(nclibPause);
 });
