@@ -82,8 +82,9 @@ def _series(entry: dict) -> str:
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * len(sizes)]
     lines += ["| " + " | ".join(r) + " |" for r in rows]
     p = entry["exponent"]
-    grows = "does not grow" if abs(p) < 0.05 else f"grows like the power {p:.2g}"
-    return f"{entry['fixed']}; cost {grows} of what is varied.\n\n" + "\n".join(lines) + "\n\n"
+    grows = "does not grow with" if abs(p) < 0.05 else f"grows like the power {p:.2g} of"
+    fixed = entry["fixed"][0].upper() + entry["fixed"][1:]
+    return f"{fixed}: cost {grows} what is varied.\n\n" + "\n".join(lines) + "\n\n"
 
 
 def _measured(device: dict) -> str:
