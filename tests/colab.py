@@ -71,27 +71,30 @@ class Environment:
             (module / "__init__.py").write_text("")
             (self.site() / "colab.pth").write_text("import google.colab\n")
 
-    def pip(self, *arguments: str) -> str:
+    def pip(self, *arguments: str) -> None:
         command = [str(self.python), "-m", "pip", "--quiet", "--disable-pip-version-check",
                    "--no-input", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"pip {' '.join(arguments)}: {done.stderr.strip()[-800:]}")
-        return done.stdout
+
+    def says(self, code: str) -> str:
+        """What this interpreter prints."""
+        return subprocess.run([str(self.python), "-c", code], capture_output=True, text=True,
+                              check=True).stdout.strip()
 
     def site(self) -> Path:
-        code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-        done = subprocess.run([str(self.python), "-c", code], capture_output=True, text=True,
-                              check=True)
-        return Path(done.stdout.strip())
+        return Path(self.says("import sysconfig; print(sysconfig.get_path('purelib'))"))
 
     def without_nclib(self) -> None:
         """Remove what the first cell of an earlier notebook installed."""
         self.pip("uninstall", "--yes", "neural-collapse-reproduced")
 
     def versions(self) -> dict[str, str]:
-        listed = json.loads(self.pip("list", "--format=json"))
-        return {p["name"].lower(): p["version"] for p in listed}
+        """Version of every package here, by name."""
+        return json.loads(self.says(
+            "import importlib.metadata as m, json\n"
+            "print(json.dumps({d.name.lower(): d.version for d in m.distributions()}))"))
 
     def kernel(self, folder: Path) -> dict[str, str]:
         """Environment variables under which the kernel ``colab`` is this interpreter's."""
