@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny import SLUG, chapter, claim, display_output, record
+from tiny import SLUG, chapter, claim, code, display_output, notebook, record
 
 from reproduce import cost, faults, platforms, trust
-from reproduce.layout import BookError, dumps, write
+from reproduce.__main__ import main
+from reproduce.layout import BookError, dumps, read_notebook, write
 
 ROOT = Path(__file__).parents[1]
 FAULTS = [
@@ -114,3 +115,38 @@ def test_times_are_shown_in_their_unit(seconds, text):
 def test_the_exponent_is_the_slope():
     slope = runpy.run_path(str(ROOT / "benchmarks" / "cost.py"))["slope"]
     assert slope([(x, 3 * x**1.5) for x in (1, 4, 9, 100)]) == pytest.approx(1.5)
+
+
+# --- pages that are notebooks ---------------------------------------------------------------------
+
+
+def own_page(book, source):
+    cells = [code("old address", "install", "nbval-skip"), code(source, "one")]
+    write(book.root / "pages" / "own.ipynb", dumps(notebook(*cells)))
+    return book.root / "pages" / "own.ipynb"
+
+
+def test_a_page_that_is_a_notebook_is_executed_and_stored(book):
+    path = own_page(book, "import os\nprint(os.listdir(), 1 + 1)")
+    assert main(["--root", str(book.root), "ledger"]) == 0
+    assert "git+https://github.com/o/book" in read_notebook(path).cells[0].source
+    nb = read_notebook(path)
+    nb.cells[0].source = "pass"
+    write(path, dumps(nb))
+    assert main(["--root", str(book.root), "pages"]) == 0
+    cell = read_notebook(path).cells[1]
+    assert cell.outputs[0].text == "[] 2\n" and cell.execution_count == 2
+    assert "execution" not in cell.metadata
+
+
+@pytest.mark.parametrize(("source", "words"), [
+    ("1 / 0", "ZeroDivisionError"), ("import sys; print('x', file=sys.stderr)", "writes to stderr"),
+])
+def test_a_page_that_fails_is_not_stored(book, source, words, capsys):
+    path = own_page(book, source)
+    nb = read_notebook(path)
+    nb.cells[0].source = "pass"
+    write(path, dumps(nb))
+    before = path.read_bytes()
+    assert main(["--root", str(book.root), "pages"]) == 2
+    assert words in capsys.readouterr().err and path.read_bytes() == before
