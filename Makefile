@@ -38,8 +38,8 @@ define step
 	echo "$(1): $$(tail -n 1 $(LOGS)/$(1).log) [$$SECONDS s]" >> $(LOGS)/summary
 endef
 
-.PHONY: help env book test unit nbval html pdf variants seeds faults rehearse lint serve bench \
-  bundle ledger clean clean-env
+.PHONY: help env book test unit nbval html pdf variants seeds faults platforms colab rehearse lint \
+  serve bench bundle ledger pages clean clean-env
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1 \2/p' Makefile | \
@@ -86,9 +86,9 @@ unit: $(ENV)  ## unit and property tests
 	  cat "$$log"; rm "$$log"; exit $$code' '{}'
 
 # Two notebooks at a time, one thread each; the output of each stays together.
-nbval: $(ENV)  ## nbval of all chapters, two at a time
+nbval: $(ENV)  ## nbval of all stored notebooks, two at a time
 	@mkdir -p $(LOGS)
-	@ls chapters/*.ipynb | OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 xargs -n 1 -P 2 bash -c ' \
+	@ls chapters/*.ipynb pages/*.ipynb | OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 xargs -n 1 -P 2 bash -c ' \
 	  log=$(LOGS)/nbval-$$(basename "$$0" .ipynb).log; code=0; \
 	  $(PY) -m pytest -q --nbval --nbval-sanitize-with nbval.cfg "$$0" > "$$log" 2>&1 || code=1; \
 	  echo "$$0"; cat "$$log"; exit $$code'
@@ -108,8 +108,29 @@ faults: $(ENV)  ## plant the listed faults in chapters and nclib; an unseen one 
 	@$(PY) -m reproduce faults $(SLUG)
 	@$(PY) -m tests.mutate
 
+# The oldest torch that pyproject.toml allows, in an environment of its own.
+OLD_TORCH ?= 2.4.1
+OLD := _build/torch-$(OLD_TORCH)
+
+$(OLD)/.installed: constraints.txt
+	@test -x $(OLD)/bin/python || $(PYTHON) -m venv $(OLD)
+	@grep -v '^torch==' constraints.txt > $(OLD)/constraints.txt
+	@$(OLD)/bin/python -m pip --quiet --disable-pip-version-check --no-input install \
+	  -c $(OLD)/constraints.txt 'torch==$(OLD_TORCH)' numpy matplotlib scipy scikit-learn pooch \
+	  papermill ipykernel pyyaml
+	@touch $@
+
+platforms: $(ENV) $(OLD)/.installed  ## run SLUG=… (or all) with another torch, threads, hash seeds
+	@$(PY) -m reproduce platforms --python $(OLD)/bin/python $(SLUG)
+
+colab: $(ENV)  ## play Colab: SLUG=… (or all) in a fresh environment, installed by its first cell
+	@$(PY) tests/colab.py $(SLUG)
+
 rehearse: $(ENV)  ## the gpu preset of every chapter, small, on a pretend CUDA device
 	@$(PY) tests/rehearse.py $(SLUG)
+
+pages: $(ENV)  ## execute the notebooks that are no chapters and store their outputs
+	@$(PY) -m reproduce pages
 
 ledger: $(ENV)  ## write the ledger and the status tables from the stored notebooks
 	@$(PY) -m reproduce ledger
@@ -117,15 +138,15 @@ ledger: $(ENV)  ## write the ledger and the status tables from the stored notebo
 serve: html  ## build, then show the book on http://localhost:8000
 	@$(PY) -m http.server 8000 --bind 127.0.0.1 --directory _build/html
 
-bench: $(ENV)  ## time nclib against textbook forms
+bench: $(ENV)  ## time nclib against textbook forms, and how its cost grows
 	@for script in benchmarks/*.py; do $(PY) $$script; done
 
 bundle: $(ENV)  ## one archive for a machine without network
 	@$(PY) -m reproduce bundle
 
 clean:  ## remove build products
-	@rm -rf _build .pytest_cache .ruff_cache .hypothesis pages/ledger.md pages/found.md pages/what-changes \
-		pages/_static/ledger.json pages/_static/ledger.csv
+	@rm -rf _build .pytest_cache .ruff_cache .hypothesis pages/ledger.md pages/found.md pages/trust.md \
+		pages/cost.md pages/what-changes pages/_static/ledger.json pages/_static/ledger.csv
 
 clean-env:  ## remove .venv
 	@rm -rf .venv

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from . import book, faults, ledger, notebooks, pdf, project, seeds, store
+from . import book, faults, ledger, notebooks, pdf, platforms, project, seeds, store
 from .layout import BookError, Layout
 from .plan import select
 from .run import TIMEOUT, Options, Row, exit_code, guarded, run, say, table
@@ -70,6 +70,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("targets", nargs="*", metavar="SLUG", help="default: all")
     resources(sub)
 
+    sub = command("platforms", "run chapters with another torch, two threads and three hash "
+                               "seeds, and keep the verdicts in chapters/platforms")
+    sub.add_argument("targets", nargs="*", metavar="SLUG", help="default: all")
+    sub.add_argument("--python", metavar="PATH",
+                     help="an interpreter with another torch, and papermill")
+    resources(sub)
+
     sub = command("check", "compare executed notebooks with the stored ones, and those with their "
                            "sources")
     sub.add_argument("folder", nargs="?", type=Path, metavar="DIR",
@@ -126,6 +133,8 @@ def act(args: argparse.Namespace) -> int:
     if args.command in ("seeds", "faults"):
         act_ = seeds.run if args.command == "seeds" else faults.run
         return finish(act_(layout, args.targets, options(args)))
+    if args.command == "platforms":
+        return finish(platforms.run(layout, args.targets, options(args), args.python))
     if args.command == "check":
         return finish(store.check(layout, args.folder))
     if args.command == "store":

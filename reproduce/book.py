@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import changes, form, found, ledger, notebooks, records
+from . import changes, cost, form, found, ledger, notebooks, records, trust
 from .layout import DEFAULT, BookError, Layout, dumps, read_notebook, read_yaml, write
 from .plan import select
 from .run import Options, Row, run, say, table
@@ -131,6 +131,8 @@ def build(layout: Layout, *, execute: bool, options: Options) -> list[Row]:
     ledger.write_ledger(layout, staged)
     found.write_page(layout, staged)
     changes.write_pages(layout, staged)
+    trust.write_page(layout, staged)
+    cost.write_page(layout, staged)
     for slug in staged.slugs:
         nb = form.for_book(staged, slug, read_notebook(staged.chapter(slug)))
         write(staged.chapter(slug), dumps(nb))

@@ -182,7 +182,7 @@ def work(
     """Run the jobs here or on a cluster, hand over each result as it comes, and show progress."""
     jobs, threads = lanes(options)
     for payload in payloads:
-        payload["threads"] = threads
+        payload["threads"] = payload["threads"] or threads
     if not payloads:
         return
     job.sweep()

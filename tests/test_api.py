@@ -14,7 +14,7 @@ import pytest
 PAGE = Path(__file__).parents[1] / "pages" / "api.md"
 ROOMS = (
     "collapse", "nrc", "stats", "hooks", "complexity", "frames", "polar", "solve", "ufm",
-    "data", "data.splits",
+    "losses", "data", "data.splits",
 )
 MUST_EXPLAIN = tuple(room for room in ROOMS if room != "data")
 

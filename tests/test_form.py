@@ -14,6 +14,7 @@ import pytest
 import yaml
 from test_notebooks import (
     CHAPTERS,
+    OTHERS,
     PIXEL,
     ROOT,
     VARIANTS,
@@ -149,6 +150,12 @@ STORED = [*CHAPTERS, *VARIANTS]
 @pytest.mark.parametrize("rule", RULES, ids=lambda r: r.__name__)
 @pytest.mark.parametrize("path", STORED, ids=label)
 def test_stored(path, rule):
+    assert rule(read(path), path) == []
+
+
+@pytest.mark.parametrize("rule", RULES[:5], ids=lambda r: r.__name__)
+@pytest.mark.parametrize("path", OTHERS, ids=lambda p: p.stem)
+def test_other_notebook(path, rule):
     assert rule(read(path), path) == []
 
 

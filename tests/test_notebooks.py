@@ -16,6 +16,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+OTHERS = sorted((ROOT / "pages").glob("*.ipynb"))
 VARIANTS = sorted((ROOT / "chapters" / "variants").glob("*/*.ipynb"))
 URL = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
 
@@ -253,7 +254,8 @@ def opens_with_title_and_badge(nb, path):
     if first.cell_type != "markdown" or not first.source.startswith("# "):
         return ["the first cell is not Markdown that starts with a title"]
     where = URL.removeprefix("https://github.com/")
-    link = f"https://colab.research.google.com/github/{where}/blob/main/chapters/{path.name}"
+    link = (f"https://colab.research.google.com/github/{where}/blob/main/{path.parent.name}/"
+            f"{path.name}")
     head = "\n".join(c.source for c in nb.cells[:3] if c.cell_type == "markdown")
     return [] if link in head else [f"no Colab badge at the top; expected a link to {link}"]
 
@@ -304,6 +306,8 @@ BOTH = [
     asks_for_a_gpu,
     no_private_paths,
 ]
+CLAIMS = [one_typed_parameters_cell, claims_reported_last, has_controls,
+          dynamics_and_data_use_seeds]  # of chapters and variants; other notebooks make no claims
 CHAPTER_ONLY = [not_injected, opens_with_title_and_badge, one_title, prose_around_figures]
 
 
@@ -330,6 +334,14 @@ def test_there_is_a_chapter():
 @pytest.mark.parametrize("path", CHAPTERS, ids=label)
 def test_chapter(path, rule):
     assert rule(read(path), path) == []
+
+
+@pytest.mark.parametrize("rule", [r for r in BOTH + CHAPTER_ONLY if r not in CLAIMS],
+                         ids=lambda r: r.__name__)
+@pytest.mark.parametrize("path", OTHERS, ids=lambda p: p.stem)
+def test_other_notebook(path, rule):
+    assert rule(read(path), path) == []
+    assert records(read(path)) == []
 
 
 @pytest.mark.parametrize("rule", BOTH, ids=lambda r: r.__name__)

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import SLUG, chapter, claim, code, display_output, notebook, record
 
-from reproduce import faults, hashes, job, ledger, plan, project, records, seeds, store
+from reproduce import faults, hashes, job, ledger, plan, platforms, project, records, seeds, store
 from reproduce import run as runner
 from reproduce.__main__ import main
 from reproduce.layout import BookError, Layout, dumps, read_notebook, write
@@ -468,6 +468,79 @@ def test_a_lost_scheduler_is_one_line(book, monkeypatch):
     lines = [line for line in err.splitlines() if line.startswith("reproduce:")]
     assert process.returncode == 2 and len(lines) == 1 and "was lost" in lines[0], err
     assert "Traceback" not in err, err
+
+
+def dask(folder, *command):
+    """A scheduler or worker of Dask as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"distributed.cli.dask_{command[0]}", *command[1:],
+         "--scheduler-file", str(folder / "scheduler.json"), "--no-dashboard"],
+        cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )
+
+
+def until(condition, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert condition()
+
+
+WAITS = """
+import os, time
+place = FOLDER + f"/{seed}"
+open(place + ".pid", "w").write(str(os.getpid()))
+while seed in WAITING and not os.path.exists(place + ".go"):
+    time.sleep(0.1)
+"""
+
+
+def test_a_killed_worker_and_then_a_killed_scheduler_lose_nothing(book, tmp_path, monkeypatch):
+    """As in the weekly run: the work of a dead worker goes to another; after the scheduler's death
+    what finished is kept, and the same command goes on."""
+    import psutil
+
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "3s")
+    text = WAITS.replace("FOLDER", repr(str(tmp_path))).replace("WAITING", "(0, 3)")
+    write(book.chapter(SLUG), dumps(chapter(text)))
+    servers = [dask(tmp_path, "scheduler", "--port", "0")]
+    try:
+        until((tmp_path / "scheduler.json").exists)
+        servers += [dask(tmp_path, "worker", "--nthreads", "1") for _ in range(2)]
+        address = json.loads((tmp_path / "scheduler.json").read_text())["address"]
+
+        def start(seeds):
+            command = [sys.executable, "-m", "reproduce", "--root", str(book.root), "run",
+                       f"{SLUG}/default", "-p", f"seed={seeds}", "--scheduler", address]
+            return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE,
+                                    stderr=subprocess.PIPE, text=True)
+
+        process = start("0..2")
+        until(lambda: (tmp_path / "0.pid").exists() and (tmp_path / "0.pid").read_text())
+        kernel = psutil.Process(int((tmp_path / "0.pid").read_text()))
+        kernel.parents()[1].kill()  # the first is papermill, then comes the worker
+        (tmp_path / "0.go").write_text("")  # the second attempt ends
+        out, err = process.communicate(timeout=180)
+        assert process.returncode == 0, (out, err)
+        assert all(book.fresh(SLUG, f"seed={s}").exists() for s in (0, 1, 2))
+
+        process = start("3..4")
+        until(book.fresh(SLUG, "seed=4").exists)
+        until((tmp_path / "3.pid").exists)
+        servers[0].kill()
+        out, err = process.communicate(timeout=180)
+        assert process.returncode == 2 and "was lost" in err and "Traceback" not in err, err
+        assert not book.fresh(SLUG, "seed=3").exists()
+    finally:
+        for server in servers:
+            with contextlib.suppress(OSError):
+                os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+        (tmp_path / "3.go").write_text("")
+        job.sweep()
+    code_, out = quiet("--root", str(book.root), "run", f"{SLUG}/default", "-p", "seed=0..4")
+    assert code_ == 0 and out.count("up to date") == 4, out
+    assert book.fresh(SLUG, "seed=3").exists()
 
 
 def test_without_a_home_and_without_git(book, monkeypatch):
@@ -1099,6 +1172,52 @@ def test_the_faults_of_this_book_can_be_planted():
     layout = Layout(ROOT)
     for slug in layout.slugs:
         faults.read(layout, slug)
+
+
+def test_platforms(book):
+    """Runs that differ in threads and hash seed; a changed verdict is an error, and is kept."""
+    root = ("--root", str(book.root))
+    line = "import os\nshift += 0.6 * (os.environ.get('PYTHONHASHSEED') == TURNS)"
+    write(book.chapter(SLUG), dumps(chapter(line.replace("TURNS", "'none'"))))
+    assert quiet(*root, "run", f"{SLUG}/default")[0] == 0
+    assert quiet(*root, "store", f"{SLUG}/default")[0] == 0
+    code_, out = quiet(*root, "platforms", SLUG)
+    assert code_ == 0 and out.count("all 2 verdicts as stored") >= 3, out
+    kept = platforms.load(book, SLUG)["runs"]
+    assert {(r["threads"], r["hashseed"]) for r in kept} == {(1, 0), (2, 1), (1, 2)}
+    assert quiet(*root, "platforms", SLUG)[1].count("up to date") == 3
+
+    nb = read_notebook(book.chapter(SLUG))
+    next(c for c in nb.cells if c.id == "exact").source = line.replace("TURNS", "'1'")
+    write(book.chapter(SLUG), dumps(nb))
+    code_, out = quiet(*root, "platforms", SLUG)
+    assert code_ == 1 and "1 verdicts changed, 1 values outside" in out and "changed: gap" in out
+    assert out.count("all 2 verdicts as stored") >= 2 and "up to date" not in out
+
+
+def test_platforms_with_another_interpreter(book, monkeypatch, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nMARK=1 exec {sys.executable} \"$@\"\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(platforms, "torch_of", lambda path: "2.4.1")
+    write(book.chapter(SLUG), dumps(chapter(
+        "import os\nassert 'MARK' not in os.environ or os.environ['OMP_NUM_THREADS'] == '1'")))
+    rows = platforms.run(book, [SLUG], Options(), str(python))
+    assert [r.ok for r in rows] == [True, True, True, False]
+    assert "2.4.1, 2 threads, hash seed 0" in rows[3].label and "AssertionError" in rows[3].status
+    kept = {(r["torch"], r["threads"], r["hashseed"]): r["raised"]
+            for r in platforms.load(book, SLUG)["runs"]}
+    assert kept["2.4.1", 2, 0] == "AssertionError" and kept["2.4.1", 1, 2] is None
+
+
+def test_an_interpreter_without_torch_is_one_line(tmp_path):
+    with pytest.raises(BookError, match="--python"):
+        platforms.torch_of(str(tmp_path / "none"))
+    bare = tmp_path / "bare"
+    bare.write_text("#!/bin/sh\necho 'PackageNotFoundError: torch' >&2; exit 1\n")
+    bare.chmod(0o755)
+    with pytest.raises(BookError, match="PackageNotFoundError: torch"):
+        platforms.torch_of(str(bare))
 
 
 def test_a_run_of_uncommitted_code_says_so(book):

@@ -1,0 +1,227 @@
+"""Runs chapters with another torch, one and two threads, three hash seeds: no verdict may change.
+
+Four runs a chapter: each torch with one and with two threads, and hash seeds 0, 1 and 2 among them.
+Without a second interpreter three runs, all with the torch that is installed here. What each run
+found is kept as it comes in ``chapters/platforms/<slug>.json``, a line a run, so that after an
+interruption the same command goes on::
+
+    {"schema": 1, "slug": "…", "preset": "cpu",
+     "runs": [{"torch": "2.13.0", "threads": 1, "hashseed": 0, "raised": null, "moved": [],
+               "verdicts": {"some-id": "reproduced"}, "seconds": 61.2, "hash": {}, …}]}
+
+``moved`` names claims whose value left its tolerance around the stored one; ``raised`` the error of
+a run that did not end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+
+from . import hashes, records
+from .layout import BookError, Layout, read_notebook, write
+from .plan import Variant, check_parameters, select, types_of
+from .run import (
+    Options,
+    Row,
+    _payload,
+    changed_since_commit,
+    expected_seconds,
+    guarded,
+    hash_of,
+    locked,
+    provenance,
+    work,
+)
+
+SCHEMA = 1
+PRESET = "cpu"
+ONE = ((0, 1, 0), (0, 2, 1), (0, 1, 2))  # interpreter, threads, PYTHONHASHSEED
+TWO = ((0, 1, 0), (0, 2, 1), (1, 1, 2), (1, 2, 0))
+PROBE = "import importlib.metadata as m; print(m.version('torch')); import papermill, ipykernel"
+
+
+@dataclass(frozen=True)
+class Platform:
+    """One way to run a chapter; ``python`` is None for the interpreter at work."""
+
+    torch: str
+    threads: int
+    hashseed: int
+    python: str | None = None
+
+    @property
+    def name(self) -> str:
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"torch {self.torch}, {threads}, hash seed {self.hashseed}"
+
+
+def torch_of(python: str) -> str:
+    """The version of torch that another interpreter has.
+
+    Raises:
+        BookError: it does not start, or lacks torch, papermill or ipykernel.
+    """
+    try:
+        found = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, timeout=120)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise BookError(f"--python {python}: {error}") from None
+    if found.returncode:
+        raise BookError(f"--python {python}: {found.stderr.strip().splitlines()[-1]}")
+    return found.stdout.split()[0]
+
+
+def platforms(other: str | None = None) -> list[Platform]:
+    """The runs of a chapter, with a second interpreter or without."""
+    here = (hashes.torch_version() or "none", None)
+    pythons = [here] if other is None else [here, (torch_of(other), other)]
+    return [Platform(pythons[i][0], threads, seed, pythons[i][1])
+            for i, threads, seed in (ONE if other is None else TWO)]
+
+
+def load(layout: Layout, slug: str) -> dict | None:
+    """The stored record of a chapter; ``None`` where there is none.
+
+    Raises:
+        BookError: a file that is no such record.
+    """
+    path = layout.platforms(slug)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["schema"] != SCHEMA or found["slug"] != slug:
+            raise ValueError("schema")
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise BookError(f"{path} is not a record of platforms: remove it and run again") from None
+    return found
+
+
+def _place(run: dict) -> tuple:
+    return run["torch"], run["threads"], run["hashseed"]
+
+
+def _merge(layout: Layout, slug: str, run: dict) -> None:
+    """Put one run in the place of the earlier one with the same torch, threads and hash seed."""
+    runs = {_place(r): r for r in (load(layout, slug) or {"runs": []})["runs"]}
+    runs[_place(run)] = run
+    head = json.dumps({"schema": SCHEMA, "slug": slug, "preset": PRESET})
+    lines = [json.dumps(runs[k], ensure_ascii=False) for k in sorted(runs)]
+    text = head[:-1] + ',\n "runs": [\n  ' + ",\n  ".join(lines) + "\n ]}\n"
+    write(layout.platforms(slug), text)
+
+
+def changed(stored: dict | None, run: dict) -> list[str]:
+    """Claims whose verdict differs from the stored one, or that one of both lacks."""
+    if stored is None:
+        return []
+    old = {c["id"]: c["verdict"] for c in stored["claims"]}
+    return sorted(i for i in old | run["verdicts"] if old.get(i) != run["verdicts"].get(i))
+
+
+def run(
+    layout: Layout, targets: list[str], options: Options, other: str | None = None
+) -> list[Row]:
+    """Run these chapters on every platform where that was not done with this very code.
+
+    Args:
+        other: an interpreter with another torch, and papermill.
+
+    Raises:
+        BookError: an unknown chapter, one without the parameter ``preset``, a bad interpreter.
+    """
+    if any("/" in t for t in targets):
+        raise BookError("platforms are tried with whole chapters: SLUG")
+    slugs = [v.slug for v in select(layout, targets, defaults=True)]
+    ways = platforms(other)
+    library = hashes.library_folder()
+    home = str(library.parent) if library else str(layout.root)
+    rows: dict[tuple[str, Platform], Row] = {}
+    todo: list[tuple[str, Platform]] = []
+    payloads, times, code = [], [], {}
+    with locked(layout.build / "platforms"):
+        dirty = changed_since_commit(layout.root)
+        for slug in slugs:
+            chapter = read_notebook(layout.chapter(slug))
+            check_parameters(slug, types_of(chapter), {"preset": PRESET})
+            code[slug] = {k: v for k, v in hash_of(chapter, {}).items() if k != "torch"}
+            known = {_place(r): r for r in (load(layout, slug) or {"runs": []})["runs"]}
+            for way in ways:
+                old = known.get((way.torch, way.threads, way.hashseed))
+                if old and old["hash"] == code[slug] and not options.force:
+                    rows[slug, way] = _row(layout, slug, way, old)
+                    rows[slug, way].status += ", up to date"
+                    continue
+                variant = Variant(slug, "platform", {"preset": PRESET}, declared=False)
+                payload = _payload(variant, chapter, {}, options, dirty)
+                env = {"PYTHONHASHSEED": str(way.hashseed)}
+                if way.python:
+                    paths = [home, os.environ.get("PYTHONPATH")]
+                    env["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
+                python = way.python and _absolute(way.python)
+                payloads.append(payload | {"threads": way.threads, "env": env, "python": python})
+                times.append(expected_seconds(layout, Variant(slug)))
+                todo.append((slug, way))
+
+        def keep(index: int, result: dict) -> Row:
+            slug, way = todo[index]
+            label = f"{slug}, {way.name}"
+            rows[todo[index]] = guarded(label, _keep, layout, slug, way, code[slug], result)
+            return rows[todo[index]]
+
+        work(payloads, options, keep, times)
+    return [rows[slug, way] for slug in slugs for way in ways]
+
+
+def _absolute(python: str) -> str:
+    """Not resolved: the link in a virtual environment is what makes it one."""
+    return str(Path(python).absolute())
+
+
+def _keep(layout: Layout, slug: str, way: Platform, code: dict, result: dict) -> Row:
+    label, seconds = f"{slug}, {way.name}", result["seconds"]
+    nb = nbformat.from_dict(json.loads(result["notebook"])) if result["notebook"] else None
+    found = {
+        "torch": way.torch, "threads": way.threads, "hashseed": way.hashseed, "raised": None,
+        "moved": [], "verdicts": {}, "seconds": round(seconds, 1), "hash": code,
+        "commit": provenance(layout.root)["commit"],
+    }
+    if result["status"] == "done":
+        record = records.of_notebook(nb)
+        stored = records.of_preset(layout, slug, PRESET)
+        found["verdicts"] = {c["id"]: c["verdict"] for c in record["claims"]}
+        versions = record["run"].get("versions", {})
+        found |= {key: versions.get(key) for key in ("python", "numpy")}
+        old = {c["id"]: c for c in stored["claims"]} if stored else {}
+        found["moved"] = [
+            c["id"] for c in record["claims"] if c["id"] in old
+            and not records.agrees(old[c["id"]], c["measured"], old[c["id"]]["verdict"])
+        ]
+    else:
+        raised = [o for c in (nb.cells if nb else ()) for o in c.get("outputs", ())
+                  if o.output_type == "error"]
+        if not raised:  # out of time, killed: nothing was found out
+            return Row(label, result["status"], seconds, False, result["message"].splitlines()[-3:])
+        found["raised"] = raised[0].ename
+    _merge(layout, slug, found)
+    return _row(layout, slug, way, found)
+
+
+def _row(layout: Layout, slug: str, way: Platform, found: dict) -> Row:
+    label, seconds = f"{slug}, {way.name}", found["seconds"]
+    if found["raised"]:
+        return Row(label, f"the run raises {found['raised']}", seconds, False)
+    stored = records.of_preset(layout, slug, PRESET)
+    if stored is None:
+        return Row(label, "nothing stored to compare with", seconds)
+    differ = changed(stored, found)
+    moved = f", {len(found['moved'])} values outside their tolerance" if found["moved"] else ""
+    if differ:
+        return Row(label, f"{len(differ)} verdicts changed{moved}", seconds, False,
+                   [f"changed: {', '.join(differ)}"])
+    return Row(label, f"all {len(found['verdicts'])} verdicts as stored{moved}", seconds)
