@@ -181,6 +181,8 @@ def no_runner_metadata(nb, path):
 def short_outputs(nb, path):
     problems = []
     for c in code_cells(nb):
+        if "claims.report()" in c.source:
+            continue  # one line a claim
         lines = sum(
             len((o.get("text", "") + "".join(o.get("data", {}).get("text/plain", ""))).splitlines())
             for o in c.outputs

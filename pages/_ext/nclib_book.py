@@ -39,6 +39,7 @@ UNUSED = re.compile(r"thebe|mathjax", re.IGNORECASE)
 LIVE_CODE = re.compile(
     r'(?s)<script type="text/x-thebe-config">.*?</script>|<script>kernelName = [^<]*</script>'
 )
+DESIGN = re.compile(r'class="[^"]*\bsd-')  # grids, cards and tabs of sphinx-design
 MATH = re.compile(r'<(?:span|div) class="math\b')
 GLOSSARY = "pages/glossary"
 UNGLOSSED = (nodes.title, nodes.rubric, nodes.reference, nodes.literal, nodes.literal_block,
@@ -300,13 +301,14 @@ def lighten(app, context: dict) -> None:
 
     def wanted(asset) -> bool:
         told = f"{getattr(asset, 'filename', asset)}{getattr(asset, 'attributes', {}).get('body')}"
-        return not UNUSED.search(told)
+        return not UNUSED.search(told) and not (plain and "design" in told)
 
     context["nclib_without_icons"] = without_icons
     context["body"] = LIVE_CODE.sub("", context.get("body") or "")
     if MATH.search(context["body"]):
         app.add_css_file("katex/katex.min.css")
         app.add_js_file("katex/katex.min.js", defer="defer")
+    plain = not DESIGN.search(context["body"])
     for kind in ("script_files", "css_files"):
         context[kind] = [asset for asset in context.get(kind, []) if wanted(asset)]
 
