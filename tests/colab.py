@@ -103,7 +103,8 @@ class Environment:
         argv = [str(self.python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         (spec / "kernel.json").write_text(json.dumps(
             {"argv": argv, "display_name": "colab", "language": "python"}))
-        return {"JUPYTER_PATH": str(folder), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        return {"JUPYTER_PATH": str(folder), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+                "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
 def commit_of(record: dict | None, given: str | None) -> str:
