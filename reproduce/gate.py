@@ -84,7 +84,8 @@ def _declared(variant: Variant, nb: NotebookNode, run: dict) -> list[str]:
 def _injected(parameters: dict) -> list[str]:
     if not parameters:
         return []
-    return [translate_parameters("python3", "python", parameters, "Parameters")]
+    ordered = dict(sorted(parameters.items()))  # as the runner hands them over
+    return [translate_parameters("python3", "python", ordered, "Parameters")]
 
 
 def _claim(claim: dict) -> list[str]:

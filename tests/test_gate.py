@@ -138,3 +138,8 @@ def test_a_verdict_is_that_of_all_values():
     assert not records.holds(claim | {"spread": [0.1, 0.5, 1.5]})
     assert not records.holds(claim | {"rival": {"name": "noise", "value": [0.9]}})
     assert not records.holds(claim | {"measured": "nan"})
+
+
+def test_parameters_stand_in_the_order_of_the_runner():
+    cell, = gate._injected({"weight_decay": 5e-4, "epochs": 1000})
+    assert cell.index("epochs = 1000") < cell.index("weight_decay = 0.0005")
