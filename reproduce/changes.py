@@ -18,7 +18,7 @@ from nclib import cards
 
 from . import records
 from .form import CAPTION, widths
-from .layout import Layout, read_notebook, tags, write
+from .layout import Layout, read_notebook, table, tags, write
 from .plan import Variant, declared
 
 FOLDER = Path("pages") / "what-changes"
@@ -101,11 +101,11 @@ def section(layout: Layout, staged: Layout, variant: Variant, own: NotebookNode)
     lines += [f"{{download}}`The executed notebook <notebooks/{name}>`", ""]
     rows = moves(records.of_notebook(own), record)
     if rows:
-        lines += ["| Claim | Before | Here | Bound |", "| --- | --- | --- | --- |"]
-        lines += [
-            f"| {_cell(statement)} [{id}](../../chapters/{variant.slug}.ipynb) | {_cell(a)} | "
-            f"{_cell(b)} | {_cell(bound)} |" for id, statement, a, b, bound in rows
-        ]
+        chapter = f"../../chapters/{variant.slug}.ipynb"
+        lines.append(table(["Claim", "Before", "Here", "Bound"], [
+            [f"{_cell(statement)} [{id}]({chapter})", _cell(a), _cell(b), _cell(bound)]
+            for id, statement, a, b, bound in rows
+        ]))
     else:
         lines.append("No verdict changed, and no value left its claim's tolerance.")
     lines.append("")

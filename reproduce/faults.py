@@ -18,7 +18,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -29,17 +28,27 @@ from nbformat import NotebookNode
 
 from . import records
 from .hashes import INSTALL, code_of
-from .layout import BookError, Layout, read_notebook, read_yaml, tags, write
+from .layout import (
+    BookError,
+    Layout,
+    read_notebook,
+    read_record,
+    read_yaml,
+    tags,
+    write_record,
+)
 from .plan import Variant, check_parameters, select, types_of
 from .run import (
     Options,
     Row,
-    _payload,
+    code_hash,
     expected_seconds,
     guarded,
-    hash_of,
     locked,
+    payload_of,
     provenance,
+    raised,
+    search_path,
     work,
 )
 
@@ -136,8 +145,7 @@ def shortened(nb: NotebookNode, entry: dict) -> NotebookNode:
 
 def key_of(entry: dict, chapter: NotebookNode) -> str:
     """What the outcome of a fault depends on: the fault, the chapter's code and its library."""
-    code = {k: v for k, v in hash_of(chapter, {}).items() if k != "torch"}
-    text = json.dumps([entry, code], sort_keys=True, ensure_ascii=False)
+    text = json.dumps([entry, code_hash(chapter, {})], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -150,32 +158,14 @@ def load(path: Path) -> dict | None:
     Raises:
         BookError: a file that is no such record.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["schema"] != SCHEMA or not isinstance(found["faults"], list):
-            raise ValueError("schema")
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError):
-        raise BookError(f"{path} is not a record of planted faults: remove it and run again") \
-            from None
-    return found
-
-
-def dumps(record: dict) -> str:
-    """JSON with a line a fault, so that a change shows where it is."""
-    lines = [json.dumps(entry, ensure_ascii=False) for entry in record["faults"]]
-    head = json.dumps({k: v for k, v in record.items() if k != "faults"}, ensure_ascii=False)
-    body = ",\n  ".join(lines)
-    return head[:-1] + ',\n "faults": [\n  ' + body + "\n ]}\n"
+    return read_record(path, "planted faults", "faults", schema=SCHEMA)
 
 
 def merged(path: Path, head: dict, order: list[str], outcome: dict) -> None:
     """Put one outcome into a record, in the order of the list; what is not listed any more goes."""
     known = {e["fault"]: e for e in (load(path) or {"faults": []})["faults"]}
     known[outcome["fault"]] = outcome
-    record = {"schema": SCHEMA, **head, "faults": [known[f] for f in order if f in known]}
-    write(path, dumps(record))
+    write_record(path, "faults", [known[f] for f in order if f in known], schema=SCHEMA, **head)
 
 
 def run(layout: Layout, targets: list[str], options: Options) -> list[Row]:
@@ -211,10 +201,9 @@ def run(layout: Layout, targets: list[str], options: Options) -> list[Row]:
             chapter = shortened(plant(layout, chapters[slug], entry, folder), entry)
             parameters = {"preset": PRESET, **entry.get("parameters", {})}
             variant = Variant(slug, f"fault-{n}", parameters, declared=False)
-            payload = _payload(variant, chapter, {}, options)
+            payload = payload_of(variant, chapter, {}, options)
             if entry["in"] != "chapter":
-                paths = [str(folder), os.environ.get("PYTHONPATH")]
-                payload["env"] = {"PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+                payload["env"] = {"PYTHONPATH": search_path(folder)}
             payloads.append(payload)
             times.append(expected_seconds(layout, variant))
             todo.append(index)
@@ -252,10 +241,8 @@ def outcome(entry: dict, result: dict) -> dict | Row:
     found = {"fault": entry["fault"], "expected": entry["red"], "seen": True, "red": [],
              "raised": None, "seconds": round(seconds, 1)}
     if result["status"] == "failed":
-        raised = [o for c in (nb.cells if nb else ()) for o in c.get("outputs", ())
-                  if o.output_type == "error"]
-        if raised:
-            return found | {"raised": raised[0].ename}
+        if error := raised(nb):
+            return found | {"raised": error}
         return Row("", "not run", seconds, False, result["message"].splitlines()[-3:])
     if result["status"] != "done":
         return Row("", result["status"], seconds, False, [result["message"]])

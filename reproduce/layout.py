@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from dataclasses import dataclass
@@ -154,6 +155,36 @@ def read_yaml(path: Path):
         raise BookError(f"{path}: {error}") from None
 
 
+def read_record(path: Path, what: str, lines: str | None = None, **head) -> dict | None:
+    """A record that this package wrote; ``None`` where there is none.
+
+    Args:
+        what: it is a record of, for the message.
+        lines: key under which its list of entries stands.
+        head: keys that must stand in it, with these values.
+
+    Raises:
+        BookError: a file that is no such record.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        good = all(found[key] == value for key, value in head.items())
+        if good and (lines is None or isinstance(found[lines], list)):
+            return found
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise BookError(f"{path} is not a record of {what}: remove it and run again")
+
+
+def write_record(path: Path, lines: str, entries: list[dict], **head) -> None:
+    """A record as JSON with a line an entry, so that a change shows where it is."""
+    start = json.dumps(head, ensure_ascii=False)
+    body = ",\n  ".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+    write(path, f'{start[:-1]},\n "{lines}": [\n  {body}\n ]}}\n')
+
+
 def read_notebook(path: Path) -> NotebookNode:
     """A notebook of format 4.5, whose cells have ids.
 
@@ -193,3 +224,9 @@ def write(path: Path, content: str | bytes) -> None:
 
 def tags(cell: NotebookNode) -> list[str]:
     return cell.metadata.get("tags", [])
+
+
+def table(head: list[str], rows: list[list[str]], *, numbers: bool = False) -> str:
+    """A Markdown table; with ``numbers`` all columns but the first are set to the right."""
+    rule = ["---"] + ["---:" if numbers else "---"] * (len(head) - 1)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *rows])

@@ -15,7 +15,7 @@ from nclib._tex import tex_to_html, tex_to_text
 from nclib.claims import SCOPES
 
 from . import form, records, seeds
-from .layout import BookError, Layout, dumps, read_notebook, read_yaml, tags, write
+from .layout import BookError, Layout, dumps, read_notebook, read_yaml, table, tags, write
 from .plan import INSTALL, Variant, declared, nearest
 
 COVER = "geometric-analysis"
@@ -69,11 +69,6 @@ def stored_records(layout: Layout, slug: str) -> list[tuple[Variant, dict | None
 def escape(text) -> str:
     """Plain text as one cell of a Markdown table."""
     return re.sub(r"([\\`*_{}\[\]<>|$~#^])", r"\\\1", " ".join(str(text).split()))
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def measured_text(claim: dict) -> str:

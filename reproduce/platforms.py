@@ -16,7 +16,6 @@ a run that did not end.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,18 +23,20 @@ from pathlib import Path
 import nbformat
 
 from . import hashes, records
-from .layout import BookError, Layout, read_notebook, write
+from .layout import BookError, Layout, read_notebook, read_record, write_record
 from .plan import Variant, check_parameters, select, types_of
 from .run import (
     Options,
     Row,
-    _payload,
     changed_since_commit,
+    code_hash,
     expected_seconds,
     guarded,
-    hash_of,
     locked,
+    payload_of,
     provenance,
+    raised,
+    search_path,
     work,
 )
 
@@ -90,30 +91,24 @@ def load(layout: Layout, slug: str) -> dict | None:
     Raises:
         BookError: a file that is no such record.
     """
-    path = layout.platforms(slug)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["schema"] != SCHEMA or found["slug"] != slug:
-            raise ValueError("schema")
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError):
-        raise BookError(f"{path} is not a record of platforms: remove it and run again") from None
-    return found
+    return read_record(layout.platforms(slug), "platforms", "runs", schema=SCHEMA, slug=slug)
 
 
-def _place(run: dict) -> tuple:
+def place(run: dict) -> tuple:
+    """Torch, threads and hash seed of a run."""
     return run["torch"], run["threads"], run["hashseed"]
+
+
+def by_place(record: dict | None) -> dict[tuple, dict]:
+    """The runs of a record by :func:`place`."""
+    return {place(r): r for r in record["runs"]} if record else {}
 
 
 def _merge(layout: Layout, slug: str, run: dict) -> None:
     """Put one run in the place of the earlier one with the same torch, threads and hash seed."""
-    runs = {_place(r): r for r in (load(layout, slug) or {"runs": []})["runs"]}
-    runs[_place(run)] = run
-    head = json.dumps({"schema": SCHEMA, "slug": slug, "preset": PRESET})
-    lines = [json.dumps(runs[k], ensure_ascii=False) for k in sorted(runs)]
-    text = head[:-1] + ',\n "runs": [\n  ' + ",\n  ".join(lines) + "\n ]}\n"
-    write(layout.platforms(slug), text)
+    runs = by_place(load(layout, slug)) | {place(run): run}
+    write_record(layout.platforms(slug), "runs", [runs[k] for k in sorted(runs)],
+                 schema=SCHEMA, slug=slug, preset=PRESET)
 
 
 def changed(stored: dict | None, run: dict) -> list[str]:
@@ -140,7 +135,7 @@ def run(
     slugs = [v.slug for v in select(layout, targets, defaults=True)]
     ways = platforms(other)
     library = hashes.library_folder()
-    home = str(library.parent) if library else str(layout.root)
+    home = library.parent if library else layout.root
     rows: dict[tuple[str, Platform], Row] = {}
     todo: list[tuple[str, Platform]] = []
     payloads, times, code = [], [], {}
@@ -149,8 +144,8 @@ def run(
         for slug in slugs:
             chapter = read_notebook(layout.chapter(slug))
             check_parameters(slug, types_of(chapter), {"preset": PRESET})
-            code[slug] = {k: v for k, v in hash_of(chapter, {}).items() if k != "torch"}
-            known = {_place(r): r for r in (load(layout, slug) or {"runs": []})["runs"]}
+            code[slug] = code_hash(chapter, {})
+            known = by_place(load(layout, slug))
             for way in ways:
                 old = known.get((way.torch, way.threads, way.hashseed))
                 if old and old["hash"] == code[slug] and not options.force:
@@ -158,11 +153,10 @@ def run(
                     rows[slug, way].status += ", up to date"
                     continue
                 variant = Variant(slug, "platform", {"preset": PRESET}, declared=False)
-                payload = _payload(variant, chapter, {}, options, dirty)
+                payload = payload_of(variant, chapter, {}, options, dirty)
                 env = {"PYTHONHASHSEED": str(way.hashseed)}
                 if way.python:
-                    paths = [home, os.environ.get("PYTHONPATH")]
-                    env["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
+                    env["PYTHONPATH"] = search_path(home)
                 python = way.python and _absolute(way.python)
                 payloads.append(payload | {"threads": way.threads, "env": env, "python": python})
                 times.append(expected_seconds(layout, Variant(slug)))
@@ -203,11 +197,9 @@ def _keep(layout: Layout, slug: str, way: Platform, code: dict, result: dict) ->
             and not records.agrees(old[c["id"]], c["measured"], old[c["id"]]["verdict"])
         ]
     else:
-        raised = [o for c in (nb.cells if nb else ()) for o in c.get("outputs", ())
-                  if o.output_type == "error"]
-        if not raised:  # out of time, killed: nothing was found out
+        found["raised"] = raised(nb)
+        if not found["raised"]:  # out of time, killed: nothing was found out
             return Row(label, result["status"], seconds, False, result["message"].splitlines()[-3:])
-        found["raised"] = raised[0].ename
     _merge(layout, slug, found)
     return _row(layout, slug, way, found)
 

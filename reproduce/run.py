@@ -57,10 +57,14 @@ def cores() -> int:
 
 def hash_of(chapter: NotebookNode, parameters: dict) -> dict:
     """What a run of this chapter depends on: cells and parameters, what it imports, torch."""
+    return code_hash(chapter, parameters) | {"torch": hashes.torch_version()}
+
+
+def code_hash(chapter: NotebookNode, parameters: dict) -> dict:
+    """The part of :func:`hash_of` that does not depend on torch."""
     return {
         "cells": hashes.cells_hash(chapter, parameters),
         "library": hashes.chapter_library_hash(chapter),
-        "torch": hashes.torch_version(),
     }
 
 
@@ -89,11 +93,9 @@ def run(layout: Layout, variants: list[Variant], options: Options) -> list[Row]:
                 rows[variant.label].status += ", up to date"
             else:
                 todo.append(variant)
-        times = {v.label: expected_seconds(layout, v) for v in todo}
-        todo.sort(key=lambda v: -(times[v.label] or 0.0))
         changed = changed_since_commit(layout.root)
         payloads = [
-            _payload(v, chapters[v.slug], expected[v.label], options, changed) for v in todo
+            payload_of(v, chapters[v.slug], expected[v.label], options, changed) for v in todo
         ]
 
         def keep(index: int, result: dict) -> Row:
@@ -102,7 +104,7 @@ def run(layout: Layout, variants: list[Variant], options: Options) -> list[Row]:
             rows[variant.label] = row
             return row
 
-        work(payloads, options, keep, [times[v.label] for v in todo])
+        work(payloads, options, keep, [expected_seconds(layout, v) for v in todo])
     return [rows[v.label] for v in variants]
 
 
@@ -179,7 +181,10 @@ def work(
     payloads: list[dict], options: Options, keep: Callable[[int, dict], Row],
     times: list[float | None],
 ) -> None:
-    """Run the jobs here or on a cluster, hand over each result as it comes, and show progress."""
+    """Run the jobs here or on a cluster, longest first; hand over each result as it comes.
+
+    ``keep`` gets a job's place in ``payloads``, whose expected seconds are ``times``.
+    """
     jobs, threads = lanes(options)
     for payload in payloads:
         payload["threads"] = payload["threads"] or threads
@@ -191,13 +196,13 @@ def work(
         mean = sum(known) / len(known)
         total = sum(t or mean for t in times) / min(jobs, len(payloads))
         say(f"{len(payloads)} runs, {jobs} at a time: about {duration(max(total, *known))}")
-    results = (
-        _on_cluster(payloads, options) if options.scheduler else _here(payloads, jobs)
-    )
+    order = sorted(range(len(payloads)), key=lambda i: -(times[i] or 0.0))
+    queue = [payloads[i] for i in order]
+    results = _on_cluster(queue, options) if options.scheduler else _here(queue, jobs)
     # closing(): an interrupt anywhere in the loop ends the running notebooks at once.
     with closing(results), tqdm(total=len(payloads), disable=None, unit="run", leave=False) as bar:
         for index, result in results:
-            row = keep(index, result)
+            row = keep(order[index], result)
             bar.update()
             if bar.disable:
                 seconds = "" if row.seconds is None else f" ({row.seconds:.0f} s)"
@@ -236,8 +241,20 @@ def provenance(root: Path) -> dict:
     return {"commit": commit, "torch": hashes.torch_version()}
 
 
-def _payload(variant: Variant, chapter: NotebookNode, expected: dict, options: Options,
-             changed: bool = False) -> dict:
+def raised(nb: NotebookNode | None) -> str | None:
+    """The name of the error that ended a notebook; ``None`` where no cell raised."""
+    outputs = (o for c in (nb.cells if nb else ()) for o in c.get("outputs", ()))
+    return next((o.ename for o in outputs if o.output_type == "error"), None)
+
+
+def search_path(folder: Path | str) -> str:
+    """``PYTHONPATH`` with this folder in front."""
+    return os.pathsep.join(p for p in (str(folder), os.environ.get("PYTHONPATH")) if p)
+
+
+def payload_of(variant: Variant, chapter: NotebookNode, expected: dict, options: Options,
+               changed: bool = False) -> dict:
+    """What ``job.execute`` needs to run a variant of a chapter."""
     stamp = {"variant": variant.name, "parameters": variant.parameters, "hash": expected,
              "changed": changed}
     return {

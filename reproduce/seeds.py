@@ -24,12 +24,12 @@ from .plan import Variant, check_parameters, select, types_of
 from .run import (
     Options,
     Row,
-    _payload,
     changed_since_commit,
     expected_seconds,
     guarded,
     hash_of,
     locked,
+    payload_of,
     work,
 )
 
@@ -84,9 +84,7 @@ def run(layout: Layout, targets: list[str], options: Options) -> list[Row]:
                     rows[slug, seed] = Row(variant.label, "up to date")
                     continue
                 todo.append(variant)
-                payloads.append(_payload(variant, chapter, expected[slug], options, changed))
-        order = sorted(range(len(todo)), key=lambda i: -(expected_seconds(layout, todo[i]) or 0))
-        todo, payloads = [todo[i] for i in order], [payloads[i] for i in order]
+                payloads.append(payload_of(variant, chapter, expected[slug], options, changed))
         finished: set[str] = set()
 
         def keep(index: int, result: dict) -> Row:

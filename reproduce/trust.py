@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 
 from . import faults, platforms, records
-from .layout import Layout, read_notebook, read_yaml, write
+from .layout import Layout, read_notebook, read_yaml, table, write
 
 INTRO = """# Trust
 
@@ -61,11 +61,6 @@ def current(layout: Layout, slug: str, run: list[dict]) -> int | None:
     return sum(e["key"] == faults.key_of(entries[e["fault"]], chapter) for e in run)
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
-    return "\n".join(lines + ["| " + " | ".join(r) + " |" for r in rows]) + "\n\n"
-
-
 def _name(layout: Layout, slug: str) -> str:
     if slug == LIBRARY:
         return "nclib, by its unit tests"
@@ -111,8 +106,8 @@ def faults_part(layout: Layout) -> str:
                      str(len(f["seen"])) if done else "not run",
                      str(len(f["survived"])) if done else "–",
                      str(f["listed"] - done), "–" if now is None else str(done - now)])
-    parts.append(_table(["Place", "listed", "seen", "not seen", "not run", "with earlier code"],
-                        rows))
+    parts.append(table(["Place", "listed", "seen", "not seen", "not run", "with earlier code"],
+                       rows, numbers=True) + "\n\n")
     survivors = [(f["slug"], e) for f in found for e in f["survived"]]
     if ran:
         parts.append("### Faults that were not seen\n\n")
@@ -151,9 +146,7 @@ def _cell(layout: Layout, slug: str, run: dict | None) -> str:
 
 def platforms_part(layout: Layout) -> str:
     """One row a chapter, one column a platform: verdicts that are as stored."""
-    found = {slug: platforms.load(layout, slug) for slug in layout.slugs}
-    runs = {slug: {(r["torch"], r["threads"], r["hashseed"]): r for r in f["runs"]}
-            for slug, f in found.items() if f}
+    runs = {slug: platforms.by_place(platforms.load(layout, slug)) for slug in layout.slugs}
     places = sorted({p for by in runs.values() for p in by})
     if not places:
         return f"{PLATFORMS}No chapter was run on another platform yet.\n"
@@ -161,7 +154,7 @@ def platforms_part(layout: Layout) -> str:
         f"torch {t}, {n} thread{'s' if n > 1 else ''}, hash seed {s}" for t, n, s in places
     ]
     rows = [
-        [_name(layout, slug), *(_cell(layout, slug, runs.get(slug, {}).get(p)) for p in places)]
+        [_name(layout, slug), *(_cell(layout, slug, runs[slug].get(p)) for p in places)]
         for slug in layout.slugs
     ]
     done = [(slug, r) for slug, by in runs.items() for r in by.values()]
@@ -170,7 +163,7 @@ def platforms_part(layout: Layout) -> str:
     text = (f"**{len(done)} runs; {'no verdict changed' if not bad else f'{bad} differ'}.** Cells "
             "say how many verdicts are as stored; *moved* counts values that left their tolerance "
             "around the stored one with the verdict unchanged.\n\n")
-    return PLATFORMS + text + _table(head, rows)
+    return PLATFORMS + text + table(head, rows, numbers=True) + "\n\n"
 
 
 def page(layout: Layout) -> str:
