@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from . import records, seeds
-from .layout import BookError, Layout, write
+from .layout import Layout, read_record, table, write
 from .plan import nearest
 from .run import duration
 
@@ -33,8 +31,8 @@ classifier that lie in memory; [Benchmarks](benchmarks.md) compares it with text
 }
 CHAPTERS = """## The chapters
 
-Seconds of the clock as each stored run recorded them, from the first cell to the report, with other
-runs on the machine's other cores.
+Seconds that each stored run recorded, from the first cell to the report: of one core's CPU time
+on the CPU, of the clock on a GPU.
 
 """
 STEPS = 1000  # of the training whose networks a minute are counted
@@ -48,15 +46,7 @@ def load(layout: Layout) -> dict:
         BookError: a file that is no such record.
     """
     path = layout.root / "benchmarks" / "cost.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["schema"] != 1:
-            raise ValueError("schema")
-    except FileNotFoundError:
-        return {}
-    except (ValueError, KeyError, TypeError):
-        raise BookError(f"{path} is not a record of benchmarks/cost.py") from None
-    return found
+    return read_record(path, "benchmarks/cost.py", schema=1) or {}
 
 
 def _time(seconds: float) -> str:
@@ -79,12 +69,10 @@ def _series(entry: dict) -> str:
                                                               strict=True)
         ])
     head = [entry["varied"], *(f"{x:,}" for x in sizes)]
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * len(sizes)]
-    lines += ["| " + " | ".join(r) + " |" for r in rows]
     p = entry["exponent"]
     grows = "does not grow with" if abs(p) < 0.05 else f"grows like the power {p:.2g} of"
     fixed = entry["fixed"][0].upper() + entry["fixed"][1:]
-    return f"{fixed}: cost {grows} what is varied.\n\n" + "\n".join(lines) + "\n\n"
+    return f"{fixed}: cost {grows} what is varied.\n\n{table(head, rows, numbers=True)}\n\n"
 
 
 def _measured(device: dict) -> str:
@@ -99,8 +87,7 @@ def _measured(device: dict) -> str:
 
 def chapters(layout: Layout) -> str:
     """The seconds that stored runs took, by chapter."""
-    lines = ["| Chapter | default, CPU | its seeds 0 to 9 | default, GPU | nearest to the work |",
-             "| --- | ---: | ---: | ---: | ---: |"]
+    rows = []
     for slug in layout.slugs:
         cpu, gpu = (records.of_preset(layout, slug, p) for p in ("cpu", "gpu"))
         found = seeds.load(layout, slug)
@@ -112,9 +99,10 @@ def chapters(layout: Layout) -> str:
             return duration(record["run"]["seconds"]) if record else "not run"
 
         many = f"{min(ran):.0f} to {max(ran):.0f} s" if ran else "not run"
-        lines.append(f"| [{slug}](../chapters/{slug}.ipynb) | {shown(cpu)} | {many} | {shown(gpu)} "
-                     f"| {shown(near)} |")
-    return "\n".join(lines) + "\n"
+        rows.append([f"[{slug}](../chapters/{slug}.ipynb)", shown(cpu), many, shown(gpu),
+                     shown(near)])
+    return table(["Chapter", "default, CPU", "its other seeds", "default, GPU",
+                  "nearest to the work"], rows, numbers=True) + "\n"
 
 
 def page(layout: Layout, staged: Layout) -> str:
