@@ -29,13 +29,14 @@ CAPTION = "**Figure.** "
 GENERATED = ("badges", "abstract", "cite")
 INSTALL_CELL = """try:
     import nclib
-except ImportError:  # Colab's own torch and numpy stay; elsewhere what is missing comes along
+except ImportError:  # Colab keeps its torch and numpy; elsewhere all comes along
     import sys
 
     keep = "--no-deps" if "google.colab" in sys.modules else ""
     %pip install --quiet {keep} "git+@URL@"
 else:
-    assert hasattr(nclib, "Claims"), "this nclib is a netcat: pip uninstall nclib, then run again"
+    netcat = "this nclib is a netcat: pip uninstall nclib, then run again"
+    assert hasattr(nclib, "Claims"), netcat
 """
 MARKS = cards.MARK
 # A claim of another chapter: `[text](slug.ipynb#claim-id)` in a notebook. Cards are no headings, so

@@ -171,7 +171,6 @@ def test_open_code_is_short_and_fits_its_place(browser, page):
         .flatMap((e) => e.textContent.trimEnd().split('\\n'))""")
     assert 10 < len(lines) < 150
     everything = browser.run("""[...document.querySelectorAll('.bd-article .cell .cell_input pre')]
-        .filter((e) => !e.closest('.tag_parameters'))
         .flatMap((e) => e.textContent.trimEnd().split('\\n'))""")
     assert len(everything) > len(lines) and [w for w in everything if len(w) > 84] == []
     cut = browser.run("""[...document.querySelectorAll('.bd-article .cell > .cell_input pre')]
