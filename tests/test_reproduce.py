@@ -974,7 +974,8 @@ def test_an_interrupted_bundle_packs_what_finished(book, tmp_path, monkeypatch):
     env = dict(os.environ) | {"PYTHONPATH": str(ROOT / "nclib")}
     process = subprocess.Popen([sys.executable, "run.py"], cwd=there, env=env, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               start_new_session=True)
+                               start_new_session=True, preexec_fn=lambda: signal.signal(
+                                   signal.SIGINT, signal.default_int_handler))
     deadline = time.monotonic() + 30
     while not list(there.rglob("c.failed.ipynb")) and time.monotonic() < deadline:
         time.sleep(0.1)
