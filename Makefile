@@ -14,7 +14,6 @@ PIP = .venv/bin/python -m pip --quiet --disable-pip-version-check --no-input
 LOGS := _build/logs
 LINT := tests/test_notebooks.py tests/test_form.py tests/test_project.py tests/test_gate.py
 PAGES := tests/test_book.py tests/test_pages.py
-RUNNER := tests/test_reproduce.py tests/test_ledger.py tests/test_nbval.py
 
 ifeq ($(origin PY),undefined)
 PY := .venv/bin/python
@@ -74,16 +73,13 @@ test: $(ENV)  ## lint, unit tests, nbval of all chapters, book without warnings
 	$(call step,unit,$(MAKE) unit)
 	$(call step,nbval,$(MAKE) nbval)
 	$(call step,html,$(PY) -m reproduce html)
-	$(call step,pages,BOOK_REQUIRED=1 $(PY) -m pytest -q $(PAGES))
+	$(call step,pages,BOOK_REQUIRED=1 $(PY) -m pytest -q -n 2 $(PAGES))
 	@echo "── all passed"; cat $(LOGS)/summary
 
-# Two halves at a time: the runner's tests, which start kernels and wait, and the library's.
+# Two processes, a file at a time in each, one thread each.
 unit: $(ENV)  ## unit and property tests
-	@mkdir -p $(LOGS)
-	@printf '%s\n' "$(RUNNER)" "tests $(addprefix --ignore=,$(LINT) $(PAGES) $(RUNNER))" \
-	  | xargs -d '\n' -P 2 -I '{}' bash -c ' \
-	  log=$$(mktemp); code=0; $(PY) -m pytest -q $$0 > "$$log" 2>&1 || code=1; \
-	  cat "$$log"; rm "$$log"; exit $$code' '{}'
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile tests \
+	  $(addprefix --ignore=,$(LINT) $(PAGES))
 
 # Two notebooks at a time, one thread each; the output of each stays together.
 nbval: $(ENV)  ## nbval of all stored notebooks, two at a time

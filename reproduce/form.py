@@ -287,6 +287,20 @@ def _fold(cell: NotebookNode) -> None:
     mystnb["code_prompt_show"], mystnb["code_prompt_hide"] = title, f"Hide: {title}"
 
 
+def still(nb: NotebookNode) -> NotebookNode:
+    """Keep of each animation the first frame, which is its end; in place, returned."""
+    for cell in nb.cells:
+        for output in cell.get("outputs", []):
+            png = output.get("data", {}).get("image/png")
+            if png and moves(png):
+                buffer = io.BytesIO()
+                frame = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
+                frame.save(buffer, format="PNG")
+                small = palette(buffer.getvalue())
+                output.data["image/png"] = base64.b64encode(small).decode("ascii")
+    return nb
+
+
 def _join(cell: NotebookNode, caption: str) -> None:
     """A caption cell becomes the caption of the figure before it, at the figure's own width."""
     mystnb = cell.metadata.setdefault("mystnb", {})

@@ -64,8 +64,11 @@ def clean(nb: NotebookNode) -> NotebookNode:
 def variant_page(
     layout: Layout, chapter: NotebookNode, fresh: NotebookNode, variant: Variant
 ) -> NotebookNode:
-    """The page of a variant: the chapter's text, this run's outputs, no label a second time."""
-    nb = with_outputs(chapter, fresh)
+    """The page of a variant: the chapter's text, this run's outputs, no label a second time.
+
+    Of an animation its last frame stands there: the chapter shows how it moves.
+    """
+    nb = form.still(with_outputs(chapter, fresh))
     nb.cells = [c for c in nb.cells if not set(form.GENERATED) & set(tags(c))]
     injected = next((c for c in fresh.cells if INJECTED in tags(c)), None)
     if injected is not None:

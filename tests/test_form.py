@@ -28,7 +28,7 @@ from test_notebooks import (
     toy,
 )
 
-from reproduce.form import CAPTION, FIGURE_BYTES, TITLE, moves, palette
+from reproduce.form import CAPTION, FIGURE_BYTES, TITLE, moves, palette, still
 from reproduce.layout import Layout
 from reproduce.plan import declared
 from reproduce.store import ANIMATION_BYTES
@@ -258,6 +258,28 @@ def test_a_missing_assertion_is_seen(monkeypatch):
 
 def test_every_rule_has_a_doctored_notebook():
     assert {rule for rule, _ in DOCTORED} == set(RULES)
+
+
+def test_a_variant_keeps_one_frame_of_an_animation():
+    import io
+
+    from nbformat.v4 import new_code_cell, new_notebook, new_output
+    from PIL import Image
+
+    frames = [Image.new("P", (40, 20), k) for k in (3, 7)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, format="PNG", save_all=True, append_images=frames[1:])
+    png = base64.b64encode(buffer.getvalue()).decode()
+    assert moves(png)
+    told = {"image/png": {"width": 20}}
+    nb = new_notebook(cells=[new_code_cell("1", outputs=[
+        new_output("display_data", {"image/png": png}, metadata=told)])])
+    output = still(nb).cells[0].outputs[0]
+    assert not moves(output.data["image/png"]) and output.metadata == told
+    kept = output.data["image/png"]
+    shown, first = (Image.open(io.BytesIO(base64.b64decode(x))).convert("RGB") for x in (kept, png))
+    assert shown.size == (40, 20) and shown.getpixel((5, 5)) == first.getpixel((5, 5))
+    assert still(nb).cells[0].outputs[0].data["image/png"] == kept
 
 
 def test_palette_keeps_transparency_and_is_stable():
