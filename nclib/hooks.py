@@ -124,7 +124,8 @@ def watch(
         raise ValueError(f"pool must be one of {', '.join(_POOLS)}, got {pool!r}")
     modes = {m: m.training for m in model.modules()}
     watched = Watch(model, {n: modules[n] for n in names}, pool)
-    handles = [
+    handles = [model.register_forward_pre_hook(lambda *_: watched.inputs.clear())]
+    handles += [
         modules[n].register_forward_pre_hook(
             lambda _, args, kwargs, n=n: watched._record(n, (*args, *kwargs.values())[0]),
             with_kwargs=True,

@@ -152,6 +152,18 @@ def test_what_is_refused():
         watched.measure([(x, y)])
 
 
+def test_inputs_are_those_of_the_last_forward_pass():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(8, 3))
+    one, two = torch.randn(5, 2, 4), torch.randn(7, 2, 4)
+    with watch(model, "1") as watched:
+        model(one)
+        assert torch.equal(watched.inputs["1"], one.flatten(1))
+        model(two)
+        assert torch.equal(watched.inputs["1"], two.flatten(1))
+    model(one)
+    assert torch.equal(watched.inputs["1"], two.flatten(1)) and not model._forward_pre_hooks
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.stem)
 def test_examples_run(path, capsys):
     runpy.run_path(str(path), run_name="__main__")
