@@ -8,6 +8,7 @@ gives every card its seeds and its row in the ledger.
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import re
 from collections.abc import Iterable
@@ -228,6 +229,7 @@ def for_book(layout: Layout, slug: str, nb: NotebookNode) -> NotebookNode:
             cell.source += ("\n\nWorks and data of this chapter: "
                             f"{{cite:t}}`{keys}`.")
         if cell.cell_type == "markdown" and "caption" in tags(cell) and cells:
+            cells[-1:] = _picture_alone(cells[-1])
             _join(cells[-1], linked(cell.source.removeprefix(CAPTION)))
             continue
         told = next((o.metadata["image/png"]["width"] for o in cell.get("outputs", [])
@@ -299,6 +301,20 @@ def still(nb: NotebookNode) -> NotebookNode:
                 small = palette(buffer.getvalue())
                 output.data["image/png"] = base64.b64encode(small).decode("ascii")
     return nb
+
+
+def _picture_alone(cell: NotebookNode) -> list[NotebookNode]:
+    """The cell, its picture in a cell of its own: a caption is put under every output of a cell."""
+    pictures = [o for o in cell.outputs if "image/png" in o.get("data", {})]
+    others = [o for o in cell.outputs if o not in pictures]
+    if not others or not pictures:
+        return [cell]
+    alone = copy.deepcopy(cell)
+    alone.id, alone.source, alone.outputs = f"{cell.id}-picture", "# its picture", pictures
+    alone.metadata["tags"] = ["remove-input"]
+    cell.outputs = others
+    cell.metadata.pop("mystnb", None)
+    return [cell, alone]
 
 
 def _join(cell: NotebookNode, caption: str) -> None:

@@ -139,6 +139,8 @@ def test_chapter_figures_have_captions(page):
         and not {"remove-cell", "remove-output"} & set(c["metadata"].get("tags", []))
     ]
     assert html(page).count("<figcaption") >= len(figures)
+    for figure in re.findall(r"(?s)<figure.*?</figure>", html(page)):
+        assert "nclib-card" not in figure, "a claim's card stands in a figure"
 
 
 @pytest.mark.parametrize("page", CHAPTERS)

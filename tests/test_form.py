@@ -260,6 +260,21 @@ def test_every_rule_has_a_doctored_notebook():
     assert {rule for rule, _ in DOCTORED} == set(RULES)
 
 
+def test_a_caption_belongs_to_the_picture_alone():
+    from reproduce.form import _picture_alone
+
+    nb = good()
+    cell = next(c for c in nb.cells if any("image/png" in o.get("data", {})
+                                           for o in c.get("outputs", [])))
+    assert _picture_alone(cell) == [cell]
+    card = nbformat.v4.new_output("display_data", {"text/html": "<div>a card</div>"})
+    cell.outputs.insert(0, card)
+    code, alone = _picture_alone(cell)
+    assert code.outputs == [card] and code.source and "mystnb" not in code.metadata
+    assert ["image/png" in o.data for o in alone.outputs] == [True] and alone.source != code.source
+    assert alone.metadata["mystnb"]["image"]["alt"] and alone.metadata["tags"] == ["remove-input"]
+
+
 def test_a_variant_keeps_one_frame_of_an_animation():
     import io
 

@@ -46,7 +46,7 @@ nclibLive.figure("low-rank-bias", {
         svg.line([spot(i), spot(j)], { "stroke-width": 1.2, "stroke-opacity": 0.6 });
     for (let i = 0; i < r; i++)
       svg.add("circle", { cx: spot(i)[0], cy: spot(i)[1], r: 5, fill: nclibLive.COLORS[1] });
-    svg.text(490, 276, `${now.K} edges, ${now.K} classes`, { "text-anchor": "middle" });
+    svg.text(478, 276, `${now.K} edges, ${now.K} classes`, { "text-anchor": "middle" });
     const f = nclibLive.number;
     const verdict = now.ratio < 1 - 1e-9 ? "below collapse" : now.ratio > 1 + 1e-9
       ? "above collapse (this explicit form; others can be lower)" : "the zero solution, like collapse";

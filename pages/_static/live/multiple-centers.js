@@ -26,8 +26,7 @@ nclibLive.figure("multiple-centers", {
     arrow(Math.PI / 2, nclibLive.COLORS[0], 4);
     arrow(Math.PI / 2 - rho, nclibLive.COLORS[1], 4);
     svg.text(420, 74, "w", { "text-anchor": "middle" });
-    svg.text(428 + 168 * Math.cos(Math.PI / 2 - rho), 230 - 168 * Math.sin(Math.PI / 2 - rho), "mean",
-      { "text-anchor": "middle" });
+    svg.text(590, 222 - 168 * Math.sin(Math.PI / 2 - rho), "mean", { "text-anchor": "end" });
     const degrees = (rho * 180) / Math.PI, show = nclibLive.number;
     return `With ${f} centers at θ = ${show(theta)} the features of the class collapse ` +
       `${show(degrees)}° away from its classifier row (cosine ${show(now.row)}); one center has the ` +

@@ -32,7 +32,7 @@ nclibLive.figure("space-alignment", {
     };
   },
   draw(svg, { phi, sigma }, now) {
-    const { X, Y } = svg.axes({ box: [60, 30, 330, 240], x: [0, 90], y: [0, now.aligned],
+    const { X, Y } = svg.axes({ box: [76, 30, 336, 240], x: [0, 90], y: [0, now.aligned],
       labels: ["angle φ", "error exponent"] });
     ["inside", "outside"].forEach((key, j) => {
       svg.line([...Array(91)].map((_, v) => [X(v), Y(this.compute({ phi: v })[key])]),
@@ -40,7 +40,7 @@ nclibLive.figure("space-alignment", {
       svg.add("circle", { cx: X(phi), cy: Y(now[key]), r: 6, fill: nclibLive.COLORS[j] });
     });
     svg.text(200, 60, "tilted out of the plane", { fill: nclibLive.COLORS[1] });
-    svg.text(70, 230, "turned inside", { fill: nclibLive.COLORS[0] });
+    svg.text(84, 230, "turned inside", { fill: nclibLive.COLORS[0] });
     const rows = this.turned((phi * Math.PI) / 180), at = (x, y) => [470 + 85 * x, 140 - 85 * y];
     this.frame.forEach(([x, y], k) => {
       const color = nclibLive.COLORS[k + 2], [cx, cy] = at(x, y), [rx, ry] = at(...rows[k]);
