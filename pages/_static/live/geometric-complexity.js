@@ -32,7 +32,7 @@ nclibLive.figure("geometric-complexity", {
         fill: nclibLive.COLORS[j] });
     });
     svg.text(220, 90, "collapse (NC)", { fill: nclibLive.COLORS[1] });
-    svg.text(206, 186, "complexity (GC)", { fill: nclibLive.COLORS[0] });
+    svg.text(196, 186, "complexity (GC)", { fill: nclibLive.COLORS[0] });
     const wave = (x) => this.waves.reduce((sum, [a, w, b]) =>
       sum + a * Math.exp((-w * w * values.s * values.s) / 2) * Math.sin(w * x + b), 0);
     svg.line([...Array(161)].map((_, i) => [380 + i * 1.25, 140 - 60 * wave(-6 + i * 0.075)]),
