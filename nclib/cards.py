@@ -276,16 +276,18 @@ def score(record: dict) -> dict:
 
 
 def score_text(record: dict) -> str:
-    """The three counts as one sentence."""
+    """The three counts, each a sentence; a chapter without a work of its own has two."""
     s = score(record)
     scopes = ", ".join(f"{c['reproduced']} of {c['total']} {SCOPE[scope]}"
                        for scope, c in s["work"]["by_scope"].items())
-    return (
-        f"Statements of the work: {s['work']['reproduced']} of {s['work']['total']} reproduced"
-        + (f" ({scopes})" if scopes else "")
-        + f". Controls that hold: {s['controls']['reproduced']} of {s['controls']['total']}."
-        + f" Findings of this book: {s['book']['reproduced']} of {s['book']['total']}."
-    )
+    parts = [
+        f"Controls that hold: {s['controls']['reproduced']} of {s['controls']['total']}.",
+        f"Findings of this book: {s['book']['reproduced']} of {s['book']['total']}.",
+    ]
+    if s["work"]["total"]:
+        work = f"{s['work']['reproduced']} of {s['work']['total']} reproduced"
+        parts.insert(0, f"Statements of the work: {work}{f' ({scopes})' if scopes else ''}.")
+    return " ".join(parts)
 
 
 def _order(claims: list[dict]) -> list[dict]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import hashlib
 import io
 import re
 from collections.abc import Iterable
@@ -40,6 +41,8 @@ else:
     assert hasattr(nclib, "Claims"), netcat
 """
 MARKS = cards.MARK
+TWIN = "nclib_twin"  # metadata of an output that stands for the chapter's own picture: its hash
+SAME = "As in the chapter: the same picture, to the pixel."
 # A claim of another chapter: `[text](slug.ipynb#claim-id)` in a notebook. Cards are no headings, so
 # Sphinx does not know them, and the book's page links to them itself.
 CLAIM_LINK = re.compile(r"\[([^\[\]]+)\]\(([a-z0-9-]+)\.ipynb#(claim-[a-z0-9-]+)\)")
@@ -101,9 +104,12 @@ def tidy(nb: NotebookNode) -> NotebookNode:
                 })
             png = output.get("data", {}).get("image/png")
             if png:
-                small = palette(base64.b64decode(png))
-                output.data["image/png"] = base64.b64encode(small).decode("ascii")
+                output.data["image/png"] = _light(base64.b64decode(png))
     return nb
+
+
+def _light(data: bytes) -> str:
+    return base64.b64encode(palette(data)).decode("ascii")
 
 
 def moves(png: str) -> bool:
@@ -298,9 +304,48 @@ def still(nb: NotebookNode) -> NotebookNode:
                 buffer = io.BytesIO()
                 frame = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
                 frame.save(buffer, format="PNG")
-                small = palette(buffer.getvalue())
-                output.data["image/png"] = base64.b64encode(small).decode("ascii")
+                output.data["image/png"] = _light(buffer.getvalue())
     return nb
+
+
+def without_twins(nb: NotebookNode, chapter: NotebookNode) -> NotebookNode:
+    """A variant without the pictures that it shares with its chapter; in place, returned.
+
+    Half of all pictures do not depend on what a variant changes, and each weighs 15 kB: a sentence
+    takes their place.
+    """
+    known = _pictures(chapter)
+    for cell in nb.cells:
+        for output in cell.get("outputs", []):
+            png = output.get("data", {}).get("image/png")
+            if png and (own := _digest(png)) in known.get(cell.id, ()):
+                output.data = NotebookNode({"text/plain": SAME})
+                output.metadata = NotebookNode({TWIN: own})
+    return nb
+
+
+def strange_twins(nb: NotebookNode, chapter: NotebookNode) -> list[str]:
+    """Cells of a variant that stand for a picture which the chapter does not show (any more)."""
+    known = _pictures(chapter)
+    return [
+        cell.id for cell in nb.cells for output in cell.get("outputs", [])
+        if (own := output.get("metadata", {}).get(TWIN)) and own not in known.get(cell.id, ())
+    ]
+
+
+def _pictures(chapter: NotebookNode) -> dict[str, list[str]]:
+    """By the id of the cell, the pictures that a chapter shows; of an animation the frame kept."""
+    found: dict[str, list[str]] = {}
+    for cell in still(copy.deepcopy(chapter)).cells:
+        for output in cell.get("outputs", []):
+            png = output.get("data", {}).get("image/png")
+            if png:
+                found.setdefault(cell.id, []).append(_digest(png))
+    return found
+
+
+def _digest(png: str) -> str:
+    return hashlib.sha256(base64.b64decode(png)).hexdigest()[:16]
 
 
 def _picture_alone(cell: NotebookNode) -> list[NotebookNode]:

@@ -271,11 +271,6 @@ def _seeds_run(layout: Layout, slug: str) -> str:
     return f"then {len(ran)} seeds: {', '.join(map(str, ran))}"
 
 
-def counts(record: dict) -> str:
-    """The three counts; where no work stands behind a chapter, two."""
-    return cards.score_text(record).removeprefix("Statements of the work: 0 of 0 reproduced. ")
-
-
 def ledger_page(layout: Layout) -> str:
     """The page: at a glance, filters, and one folded table a work that needs no script."""
     data = content(layout)
@@ -291,7 +286,7 @@ def ledger_page(layout: Layout) -> str:
         blocks.append(
             f'<details id="{work["slug"]}" class="nclib-work"><summary>'
             f'<strong>{html.escape(work["title"])}</strong><br>'
-            f"{html.escape(counts(record))}</summary>"
+            f"{html.escape(cards.score_text(record))}</summary>"
             f'<p><a href="../chapters/{work["slug"]}.html">The chapter</a>. <small>Runs, in the '
             f"order of the marks: {', '.join(runs)}; {_seeds_run(layout, work['slug'])}{absent}"
             "</small></p>"

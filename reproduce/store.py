@@ -66,9 +66,10 @@ def variant_page(
 ) -> NotebookNode:
     """The page of a variant: the chapter's text, this run's outputs, no label a second time.
 
-    Of an animation its last frame stands there: the chapter shows how it moves.
+    Of an animation its last frame stands there: the chapter shows how it moves. A picture that the
+    chapter shows to the pixel is left out.
     """
-    nb = form.still(with_outputs(chapter, fresh))
+    nb = form.without_twins(form.still(with_outputs(chapter, fresh)), chapter)
     nb.cells = [c for c in nb.cells if not set(form.GENERATED) & set(tags(c))]
     injected = next((c for c in fresh.cells if INJECTED in tags(c)), None)
     if injected is not None:
@@ -299,6 +300,10 @@ def _check_one(layout: Layout, variant: Variant, library: str | None) -> Row | N
         nb = read_notebook(path)
         _fresh_enough(layout, variant, nb)
         found = faults(nb) + gate.faults(variant, nb)
+        if variant.name != DEFAULT:
+            strange = form.strange_twins(nb, read_notebook(layout.chapter(variant.slug)))
+            found += [f"cell {id} stands for a picture that the chapter does not show: run it again"
+                      for id in strange]
         if dumps(page(layout, variant, nb)) != dumps(nb):
             found.append("text or metadata not as stored: `python -m reproduce store --text`")
     except BookError as error:

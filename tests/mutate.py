@@ -88,6 +88,8 @@ def main(arguments: list[str]) -> int:
     order = [f["fault"] for f in listed]
     found = list(enumerate(listed, 1))
     numbers = [a for a in arguments if a != "--force"]
+    if set(numbers) - {"0", *(str(n) for n, _ in found)}:
+        raise SystemExit(__doc__)
     library = hashes.library_hash(None, ROOT / "nclib")
     known = {e["fault"]: e for e in (load(RESULTS) or {"faults": []})["faults"]}
     current = {

@@ -28,7 +28,17 @@ from test_notebooks import (
     toy,
 )
 
-from reproduce.form import CAPTION, FIGURE_BYTES, TITLE, moves, palette, still
+from reproduce.form import (
+    CAPTION,
+    FIGURE_BYTES,
+    SAME,
+    TITLE,
+    moves,
+    palette,
+    still,
+    strange_twins,
+    without_twins,
+)
 from reproduce.layout import Layout
 from reproduce.plan import declared
 from reproduce.store import ANIMATION_BYTES
@@ -295,6 +305,26 @@ def test_a_variant_keeps_one_frame_of_an_animation():
     shown, first = (Image.open(io.BytesIO(base64.b64decode(x))).convert("RGB") for x in (kept, png))
     assert shown.size == (40, 20) and shown.getpixel((5, 5)) == first.getpixel((5, 5))
     assert still(nb).cells[0].outputs[0].data["image/png"] == kept
+
+
+def test_a_variant_leaves_out_the_pictures_of_its_chapter():
+    from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+    a, b = (base64.b64encode(x).decode() for x in (b"one picture", b"another"))
+
+    def notebook(*pngs):
+        return new_notebook(cells=[
+            new_code_cell(f"{i}", id=f"cell-{i}", outputs=[
+                new_output("display_data", {"image/png": png, "text/plain": "<Figure>"})])
+            for i, png in enumerate(pngs)
+        ])
+
+    chapter, variant = notebook(a, b), notebook(a, a)
+    same, other = (c.outputs[0] for c in without_twins(variant, chapter).cells)
+    assert same.data == {"text/plain": SAME} and other.data["image/png"] == a
+    assert dict(without_twins(variant, chapter).cells[0].outputs[0].metadata) == same.metadata
+    assert strange_twins(variant, chapter) == []
+    assert strange_twins(variant, notebook(b, b)) == ["cell-0"]
 
 
 def test_palette_keeps_transparency_and_is_stable():

@@ -14,6 +14,7 @@ import yaml
 from nbformat.v4 import new_markdown_cell
 from tiny import PNG, SLUG, chapter, claim, display_output, record
 
+from nclib import cards
 from reproduce import changes, form, found, ledger, records
 from reproduce.__main__ import main
 from reproduce.layout import BookError, Layout, dumps, read_notebook, write
@@ -263,9 +264,9 @@ def test_a_synthesis_is_no_work_and_has_its_claims_in_the_ledger(book):
 
 def test_counts_of_a_chapter_without_a_work():
     claim = {"says": "book", "kind": "theory", "verdict": "reproduced", "scope": None}
-    assert ledger.counts({"claims": [claim]}).startswith("Controls that hold: 0 of 0.")
+    assert cards.score_text({"claims": [claim]}).startswith("Controls that hold: 0 of 0.")
     work = claim | {"says": "work", "scope": "exact"}
-    assert ledger.counts({"claims": [work]}).startswith("Statements of the work: 1 of 1")
+    assert cards.score_text({"claims": [work]}).startswith("Statements of the work: 1 of 1")
 
 
 # --- this book ------------------------------------------------------------------------------------

@@ -40,8 +40,8 @@ CHAPTERS = {p.stem for p in (ROOT / "chapters").glob("*.ipynb")}
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
-def tracked():
-    """Text files of the project: those under version control and those about to be."""
+def files():
+    """Files of the project: those under version control and those about to be."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a checkout")
     found = subprocess.run(
@@ -50,10 +50,19 @@ def tracked():
         text=True,
         check=True,
     )
-    paths = [ROOT / p for p in found.stdout.split("\0") if p]
+    return [path for p in found.stdout.split("\0") if p and (path := ROOT / p).is_file()]
+
+
+def tracked():
+    """Text files of the project."""
     binary = {".png", ".npz", ".gz", ".ico", ".jpg", ".gif", ".woff2"}
     theirs = ROOT / "pages" / "_static" / "katex"  # unchanged copies
-    return [p for p in paths if p.is_file() and p.suffix not in binary and theirs not in p.parents]
+    return [p for p in files() if p.suffix not in binary and theirs not in p.parents]
+
+
+def test_a_checkout_travels_easily():
+    """Each full run anew adds its pictures to the history: what is stored stays below 25 MB."""
+    assert sum(p.stat().st_size for p in files()) < 25_000_000
 
 
 # --- environments -------------------------------------------------------------------------------

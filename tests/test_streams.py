@@ -244,6 +244,22 @@ def test_many_classes_come_in_blocks(monkeypatch):
         close(getattr(report, name), value, name)
 
 
+@pytest.mark.parametrize("C", [3, 65, 300])
+def test_pieces_that_hold_few_of_the_classes(monkeypatch, C):
+    """A piece has 64 rows here: with more classes only those in it are added to."""
+    monkeypatch.setitem(stats.sums._CHUNK_BYTES, "cpu", 64)
+    g = torch.Generator().manual_seed(3)
+    y = torch.cat([torch.arange(C), torch.randint(C, (500,), generator=g)])
+    x = torch.randn(len(y), 5, generator=g) + 100
+    first = stats.ClassMeans(C)
+    for features, labels in zip(x.split(77), y.split(77), strict=True):
+        first.update(features, labels)
+    counts, means = first.compute()
+    assert torch.equal(counts, y.bincount(minlength=C))
+    expected = torch.stack([x[y == c].double().mean(0) for c in range(C)])
+    torch.testing.assert_close(means, expected, rtol=1e-12, atol=0)
+
+
 def test_memory_of_a_vocabulary():
     code = """
         import resource, torch

@@ -126,7 +126,12 @@ class ClassMeans(Stream):
     def _use(self, r: Tensor, y: Tensor) -> None:
         order, starts, sizes = _sums.sort_labels(y, self.num_classes)
         self.counts += sizes.to(self.home)
-        self.sums += _sums.sum_by_class(r, order, starts).to(self.home).double()
+        if self.num_classes <= len(y):
+            self.sums += _sums.sum_by_class(r, order, starts).to(self.home).double()
+            return
+        rows = sizes.nonzero().flatten()  # most of many classes have no sample in a piece
+        sums = _sums.sum_by_class(r, order, starts[rows]).to(self.home).double()
+        self.sums.index_add_(0, rows.to(self.home), sums)  # each row once: no order of additions
 
     def merge(self, other: ClassMeans) -> None:
         """Add the samples of another shard; ``other`` stays as it is.
