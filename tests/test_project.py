@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from reproduce import ledger
+from reproduce import ledger, records
 from reproduce.layout import Layout
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -340,6 +340,21 @@ def test_costs_are_measured_in_cpu_time():
     """Chapters run side by side, so a claim about cost must not depend on the clock."""
     clock = re.compile(r"\bperf_counter\b|\btime\.(?:time|monotonic)\(")
     assert [s for s in CHAPTERS if clock.search(text(f"chapters/{s}.ipynb"))] == []
+
+
+def test_of_claims_about_time_the_verdict_alone_is_compared():
+    timed = [s for s in CHAPTERS if "time.process_time" in text(f"chapters/{s}.ipynb")]
+    found = [records.of_file(ROOT / "chapters" / f"{s}.ipynb") for s in timed]
+    claims = {c["id"]: c for record in found for c in record["claims"]}
+    assert len(timed) == len(records.OF_TIME) and set(claims) >= records.OF_TIME
+    for id in records.OF_TIME:
+        a = claims[id]
+        b = a | {"measured": 10 * a["measured"]}
+        assert records.compare({"claims": [a]}, {"claims": [b]}) == []
+        assert records.agrees(a, b["measured"], a["verdict"])
+        b["verdict"] = "not reproduced"
+        assert len(records.compare({"claims": [a]}, {"claims": [b]})) == 1
+        assert not records.agrees(a, b["measured"], b["verdict"])
 
 
 def jobs(workflow):
