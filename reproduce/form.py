@@ -12,7 +12,7 @@ import copy
 import hashlib
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from nbformat import NotebookNode
@@ -22,7 +22,7 @@ from PIL import Image
 from nclib import cards
 
 from . import records, seeds
-from .layout import Layout, tags
+from .layout import BookError, Layout, tags
 from .plan import INSTALL, nearest
 
 FIGURE_BYTES = 120_000
@@ -35,7 +35,8 @@ except ImportError:  # Colab keeps its torch and numpy; elsewhere all comes alon
     import sys
 
     keep = "--no-deps" if "google.colab" in sys.modules else ""
-    %pip install --quiet {keep} "git+@URL@"
+    url = "git+@URL@"
+    %pip install --quiet {keep} "{url}"
 else:
     netcat = "this nclib is a netcat: pip uninstall nclib, then run again"
     assert hasattr(nclib, "Claims"), netcat
@@ -102,9 +103,8 @@ def tidy(nb: NotebookNode) -> NotebookNode:
                 output.data = NotebookNode({
                     "text/plain": cards.report_text(record), "text/html": cards.report_html(record),
                 })
-            png = output.get("data", {}).get("image/png")
-            if png:
-                output.data["image/png"] = _light(base64.b64decode(png))
+    for _, output in _pictures(nb):
+        output.data["image/png"] = _light(base64.b64decode(output.data["image/png"]))
     return nb
 
 
@@ -295,16 +295,22 @@ def _fold(cell: NotebookNode) -> None:
     mystnb["code_prompt_show"], mystnb["code_prompt_hide"] = title, f"Hide: {title}"
 
 
-def still(nb: NotebookNode) -> NotebookNode:
-    """Keep of each animation the first frame, which is its end; in place, returned."""
+def _pictures(nb: NotebookNode) -> Iterator[tuple[NotebookNode, NotebookNode]]:
+    """Every output that is a picture, after its cell."""
     for cell in nb.cells:
         for output in cell.get("outputs", []):
-            png = output.get("data", {}).get("image/png")
-            if png and moves(png):
-                buffer = io.BytesIO()
-                frame = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
-                frame.save(buffer, format="PNG")
-                output.data["image/png"] = _light(buffer.getvalue())
+            if "image/png" in output.get("data", {}):
+                yield cell, output
+
+
+def still(nb: NotebookNode) -> NotebookNode:
+    """Keep of each animation the first frame, which is its end; in place, returned."""
+    for _, output in _pictures(nb):
+        if moves(output.data["image/png"]):
+            buffer = io.BytesIO()
+            picture = io.BytesIO(base64.b64decode(output.data["image/png"]))
+            Image.open(picture).convert("RGBA").save(buffer, format="PNG")
+            output.data["image/png"] = _light(buffer.getvalue())
     return nb
 
 
@@ -313,35 +319,24 @@ def without_twins(nb: NotebookNode, chapter: NotebookNode) -> NotebookNode:
 
     Half of all pictures do not depend on what a variant changes, and each weighs 15 kB: a sentence
     takes their place.
+
+    Raises:
+        BookError: the sentence stands for a picture which the chapter does not show (any more).
     """
-    known = _pictures(chapter)
+    chapter = still(copy.deepcopy(chapter))
+    known = {(cell.id, _digest(output.data["image/png"])) for cell, output in _pictures(chapter)}
+    for cell, output in _pictures(nb):
+        own = _digest(output.data["image/png"])
+        if (cell.id, own) in known:
+            output.data = NotebookNode({"text/plain": SAME})
+            output.metadata = NotebookNode({TWIN: own})
     for cell in nb.cells:
         for output in cell.get("outputs", []):
-            png = output.get("data", {}).get("image/png")
-            if png and (own := _digest(png)) in known.get(cell.id, ()):
-                output.data = NotebookNode({"text/plain": SAME})
-                output.metadata = NotebookNode({TWIN: own})
+            own = output.get("metadata", {}).get(TWIN)
+            if own and (cell.id, own) not in known:
+                raise BookError(f"cell {cell.id} stands for a picture that the chapter does not "
+                                "show: run it again")
     return nb
-
-
-def strange_twins(nb: NotebookNode, chapter: NotebookNode) -> list[str]:
-    """Cells of a variant that stand for a picture which the chapter does not show (any more)."""
-    known = _pictures(chapter)
-    return [
-        cell.id for cell in nb.cells for output in cell.get("outputs", [])
-        if (own := output.get("metadata", {}).get(TWIN)) and own not in known.get(cell.id, ())
-    ]
-
-
-def _pictures(chapter: NotebookNode) -> dict[str, list[str]]:
-    """By the id of the cell, the pictures that a chapter shows; of an animation the frame kept."""
-    found: dict[str, list[str]] = {}
-    for cell in still(copy.deepcopy(chapter)).cells:
-        for output in cell.get("outputs", []):
-            png = output.get("data", {}).get("image/png")
-            if png:
-                found.setdefault(cell.id, []).append(_digest(png))
-    return found
 
 
 def _digest(png: str) -> str:

@@ -93,8 +93,7 @@ def compare(stored: dict, fresh: dict, *, verdicts_only: bool = False) -> list[s
         for key in keys:
             if not _same(a.get(key), b.get(key)):
                 differences.append(f"{id}: {key} was {_show(a.get(key))}, now {_show(b.get(key))}")
-        values = not verdicts_only and id not in OF_TIME
-        if values and not _within(a["measured"], b["measured"], a["tolerance"]):
+        if not verdicts_only and not _close(a, b["measured"]):
             allowed = a["tolerance"] or 0
             differences.append(
                 f"{id}: measured {b['measured']!r}, stored {a['measured']!r} ± {allowed!r}"
@@ -104,8 +103,12 @@ def compare(stored: dict, fresh: dict, *, verdicts_only: bool = False) -> list[s
 
 def agrees(claim: dict, value, verdict) -> bool:
     """Does another run of the same preset and seed agree with a stored claim?"""
-    close = claim["id"] in OF_TIME or _within(claim["measured"], value, claim["tolerance"])
-    return claim["verdict"] == verdict and close
+    return claim["verdict"] == verdict and _close(claim, value)
+
+
+def _close(claim: dict, value) -> bool:
+    """Is a value within the stored claim's own tolerance, where values are compared at all?"""
+    return claim["id"] in OF_TIME or _within(claim["measured"], value, claim["tolerance"])
 
 
 def _number(v) -> bool:

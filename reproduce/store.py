@@ -300,10 +300,6 @@ def _check_one(layout: Layout, variant: Variant, library: str | None) -> Row | N
         nb = read_notebook(path)
         _fresh_enough(layout, variant, nb)
         found = faults(nb) + gate.faults(variant, nb)
-        if variant.name != DEFAULT:
-            strange = form.strange_twins(nb, read_notebook(layout.chapter(variant.slug)))
-            found += [f"cell {id} stands for a picture that the chapter does not show: run it again"
-                      for id in strange]
         if dumps(page(layout, variant, nb)) != dumps(nb):
             found.append("text or metadata not as stored: `python -m reproduce store --text`")
     except BookError as error:

@@ -36,10 +36,9 @@ from reproduce.form import (
     moves,
     palette,
     still,
-    strange_twins,
     without_twins,
 )
-from reproduce.layout import Layout
+from reproduce.layout import BookError, Layout
 from reproduce.plan import declared
 from reproduce.store import ANIMATION_BYTES
 from reproduce.store import NOTEBOOK_BYTES as MAX_NOTEBOOK
@@ -323,8 +322,8 @@ def test_a_variant_leaves_out_the_pictures_of_its_chapter():
     same, other = (c.outputs[0] for c in without_twins(variant, chapter).cells)
     assert same.data == {"text/plain": SAME} and other.data["image/png"] == a
     assert dict(without_twins(variant, chapter).cells[0].outputs[0].metadata) == same.metadata
-    assert strange_twins(variant, chapter) == []
-    assert strange_twins(variant, notebook(b, b)) == ["cell-0"]
+    with pytest.raises(BookError, match="cell cell-0 stands for a picture"):
+        without_twins(variant, notebook(b, b))
 
 
 def test_palette_keeps_transparency_and_is_stable():

@@ -34,8 +34,7 @@ def installs(monkeypatch, **modules) -> list[str]:
 
     class Shell:
         def run_line_magic(self, name, line, **_):
-            options = "--no-deps" if "google.colab" in sys.modules else ""
-            asked.append(f"{name} {line.replace('{keep}', options)}")
+            asked.append(f"{name} {line.format(**namespace)}")  # as IPython does
 
     for name in [n for n in sys.modules if n.partition(".")[0] == "nclib"]:
         monkeypatch.delitem(sys.modules, name)
@@ -44,7 +43,8 @@ def installs(monkeypatch, **modules) -> list[str]:
     if "nclib" not in modules:
         monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
     source = TransformerManager().transform_cell(form.install_cell(URL))
-    exec(source, {"get_ipython": Shell})
+    namespace = {"get_ipython": Shell}
+    exec(source, namespace)
     return asked
 
 

@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 
 from reproduce import ledger, records
 from reproduce.layout import Layout
+from reproduce.project import text_files
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,13 +45,7 @@ def files():
     """Files of the project: those under version control and those about to be."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a checkout")
-    found = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [path for p in found.stdout.split("\0") if p and (path := ROOT / p).is_file()]
+    return text_files(ROOT)
 
 
 def tracked():
