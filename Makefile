@@ -18,6 +18,8 @@ PAGES := tests/test_book.py tests/test_pages.py
 ifeq ($(origin PY),undefined)
 PY := .venv/bin/python
 ENV := .venv/.installed
+# Another environment that is active in this shell must not be taken for ours.
+unexport VIRTUAL_ENV
 endif
 
 # An interpreter asked for by name must be the one that .venv has.
