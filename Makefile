@@ -118,7 +118,7 @@ $(OLD)/.installed: constraints.txt
 	  papermill ipykernel pyyaml
 	@touch $@
 
-platforms: $(ENV) $(OLD)/.installed  ## run SLUG=… (or all) with another torch, threads, hash seeds
+platforms: $(ENV) $(OLD)/.installed  ## run SLUG=… (or all) with another torch, threads, kernels
 	@$(PY) -m reproduce platforms --python $(OLD)/bin/python $(SLUG)
 
 colab: $(ENV)  ## play Colab: SLUG=… (or all) in a fresh environment, installed by its first cell

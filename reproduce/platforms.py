@@ -1,13 +1,14 @@
-"""Runs chapters with another torch, one and two threads, three hash seeds: no verdict may change.
+"""Runs chapters with another torch, threads, hash seeds, kernels: no verdict may change.
 
-Four runs a chapter: each torch with one and with two threads, and hash seeds 0, 1 and 2 among them.
-Without a second interpreter three runs, all with the torch that is installed here. What each run
-found is kept as it comes in ``chapters/platforms/<slug>.json``, a line a run, so that after an
+Four runs a chapter: each torch with one and with two threads, hash seeds 0, 1 and 2 among them, and
+the runs with two threads on the numerical kernels of an older processor (AVX2), whose rounding is
+another. Without a second interpreter three runs, all with the torch that is installed here. What
+each run found is kept as it comes in ``chapters/platforms/<slug>.json``, a line a run, so that after an
 interruption the same command goes on::
 
     {"schema": 1, "slug": "…", "preset": "cpu",
-     "runs": [{"torch": "2.13.0", "threads": 1, "hashseed": 0, "raised": null, "moved": [],
-               "verdicts": {"some-id": "reproduced"}, "seconds": 61.2, "hash": {}, …}]}
+     "runs": [{"torch": "2.13.0", "threads": 1, "hashseed": 0, "kernels": "own",
+               "raised": null, "moved": [], "verdicts": {"some-id": "reproduced"}, "seconds": 61.2, "hash": {}, …}]}
 
 ``moved`` names claims whose value left its tolerance around the stored one; ``raised`` the error of
 a run that did not end.
@@ -42,8 +43,13 @@ from .run import (
 
 SCHEMA = 1
 PRESET = "cpu"
-ONE = ((0, 1, 0), (0, 2, 1), (0, 1, 2))  # interpreter, threads, PYTHONHASHSEED
-TWO = ((0, 1, 0), (0, 2, 1), (1, 1, 2), (1, 2, 0))
+ONE = ((0, 1, 0, "own"), (0, 2, 1, "avx2"), (0, 1, 2, "own"))
+TWO = ((0, 1, 0, "own"), (0, 2, 1, "avx2"), (1, 1, 2, "own"), (1, 2, 0, "avx2"))
+# Interpreter, threads, PYTHONHASHSEED, kernels. Each library has its own name for the latter.
+KERNELS = {"own": {}, "avx2": {
+    "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2", "OPENBLAS_CORETYPE": "Haswell",
+}}
 PROBE = "import importlib.metadata as m; print(m.version('torch')); import papermill, ipykernel"
 
 
@@ -54,12 +60,19 @@ class Platform:
     torch: str
     threads: int
     hashseed: int
+    kernels: str = "own"
     python: str | None = None
 
     @property
     def name(self) -> str:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return f"torch {self.torch}, {threads}, hash seed {self.hashseed}"
+        more = "" if self.kernels == "own" else f", {self.kernels} kernels"
+        return f"torch {self.torch}, {threads}, hash seed {self.hashseed}{more}"
+
+    @property
+    def place(self) -> tuple:
+        """What tells this run from the chapter's others."""
+        return self.torch, self.threads, self.hashseed, self.kernels
 
 
 def torch_of(python: str) -> str:
@@ -81,8 +94,8 @@ def platforms(other: str | None = None) -> list[Platform]:
     """The runs of a chapter, with a second interpreter or without."""
     here = (hashes.torch_version() or "none", None)
     pythons = [here] if other is None else [here, (torch_of(other), other)]
-    return [Platform(pythons[i][0], threads, seed, pythons[i][1])
-            for i, threads, seed in (ONE if other is None else TWO)]
+    return [Platform(pythons[i][0], threads, seed, kernels, pythons[i][1])
+            for i, threads, seed, kernels in (ONE if other is None else TWO)]
 
 
 def load(layout: Layout, slug: str) -> dict | None:
@@ -95,8 +108,8 @@ def load(layout: Layout, slug: str) -> dict | None:
 
 
 def place(run: dict) -> tuple:
-    """Torch, threads and hash seed of a run."""
-    return run["torch"], run["threads"], run["hashseed"]
+    """Torch, threads, hash seed and kernels of a run: :attr:`Platform.place`."""
+    return run["torch"], run["threads"], run["hashseed"], run["kernels"]
 
 
 def by_place(record: dict | None) -> dict[tuple, dict]:
@@ -105,7 +118,7 @@ def by_place(record: dict | None) -> dict[tuple, dict]:
 
 
 def _merge(layout: Layout, slug: str, run: dict) -> None:
-    """Put one run in the place of the earlier one with the same torch, threads and hash seed."""
+    """Put one run in the place of the earlier one on the same platform."""
     runs = by_place(load(layout, slug)) | {place(run): run}
     write_record(layout.platforms(slug), "runs", [runs[k] for k in sorted(runs)],
                  schema=SCHEMA, slug=slug, preset=PRESET)
@@ -147,14 +160,14 @@ def run(
             code[slug] = code_hash(chapter, {})
             known = by_place(load(layout, slug))
             for way in ways:
-                old = known.get((way.torch, way.threads, way.hashseed))
+                old = known.get(way.place)
                 if old and old["hash"] == code[slug] and not options.force:
                     rows[slug, way] = _row(layout, slug, way, old)
                     rows[slug, way].status += ", up to date"
                     continue
                 variant = Variant(slug, "platform", {"preset": PRESET}, declared=False)
                 payload = payload_of(variant, chapter, {}, options, dirty)
-                env = {"PYTHONHASHSEED": str(way.hashseed)}
+                env = {"PYTHONHASHSEED": str(way.hashseed)} | KERNELS[way.kernels]
                 if way.python:
                     env["PYTHONPATH"] = search_path(home)
                 python = way.python and _absolute(way.python)
@@ -181,8 +194,9 @@ def _keep(layout: Layout, slug: str, way: Platform, code: dict, result: dict) ->
     label, seconds = f"{slug}, {way.name}", result["seconds"]
     nb = nbformat.from_dict(json.loads(result["notebook"])) if result["notebook"] else None
     found = {
-        "torch": way.torch, "threads": way.threads, "hashseed": way.hashseed, "raised": None,
-        "moved": [], "verdicts": {}, "seconds": round(seconds, 1), "hash": code,
+        "torch": way.torch, "threads": way.threads, "hashseed": way.hashseed,
+        "kernels": way.kernels, "raised": None, "moved": [], "verdicts": {},
+        "seconds": round(seconds, 1), "hash": code,
         "commit": provenance(layout.root)["commit"],
     }
     if result["status"] == "done":

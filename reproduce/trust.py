@@ -27,10 +27,11 @@ its unit tests must fail. `make faults` plants them all, one at a time.
 """
 PLATFORMS = """## Other platforms
 
-The `cpu` preset with seed 0, with another version of torch, with one and two threads, and with
-three seeds of Python's hashes, which decide the order of sets. Threads are those of the numerical
-libraries: for its own operations nclib sets torch to one thread, so that results do not depend on
-the number of cores. `make platforms` runs them.
+The `cpu` preset with seed 0, with another version of torch, with one and two threads, with three
+seeds of Python's hashes, which decide the order of sets, and with the numerical kernels of an older
+processor (AVX2), which round differently. Threads are those of the numerical libraries: for its own
+operations nclib sets torch to one thread, so that results do not depend on the number of cores.
+`make platforms` runs them.
 
 """
 LIBRARY = "nclib"
@@ -151,7 +152,7 @@ def platforms_part(layout: Layout) -> str:
     if not places:
         return f"{PLATFORMS}No chapter was run on another platform yet.\n"
     head = ["Chapter"] + [
-        f"torch {t}, {n} thread{'s' if n > 1 else ''}, hash seed {s}" for t, n, s in places
+        platforms.Platform(*place).name for place in places
     ]
     rows = [
         [_name(layout, slug), *(_cell(layout, slug, runs[slug].get(p)) for p in places)]

@@ -73,7 +73,7 @@ def test_platforms_are_compared_with_what_is_stored_now(book):
         ("2.4.1", 1, 2, {"raised": "KeyError", "verdicts": {}}),
     ):
         platforms._merge(book, SLUG, base | {
-            "torch": torch, "threads": threads, "hashseed": seed} | more)
+            "torch": torch, "threads": threads, "hashseed": seed, "kernels": "own"} | more)
     page = trust.page(book)
     assert "**3 runs; 1 differ.**" in page
     assert "| 2 of 2 | 2 of 2, 1 values moved | raises `KeyError` |" in page
