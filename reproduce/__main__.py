@@ -70,8 +70,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("targets", nargs="*", metavar="SLUG", help="default: all")
     resources(sub)
 
-    sub = command("platforms", "run chapters with another torch, two threads and three hash "
-                               "seeds, and keep the verdicts in chapters/platforms")
+    sub = command("platforms", "run chapters with another torch, threads, hash "
+                               "seeds and kernels, and keep the verdicts in chapters/platforms")
     sub.add_argument("targets", nargs="*", metavar="SLUG", help="default: all")
     sub.add_argument("--python", metavar="PATH",
                      help="an interpreter with another torch, and papermill")

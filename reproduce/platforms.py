@@ -3,12 +3,13 @@
 Four runs a chapter: each torch with one and with two threads, hash seeds 0, 1 and 2 among them, and
 the runs with two threads on the numerical kernels of an older processor (AVX2), whose rounding is
 another. Without a second interpreter three runs, all with the torch that is installed here. What
-each run found is kept as it comes in ``chapters/platforms/<slug>.json``, a line a run, so that after an
-interruption the same command goes on::
+each run found is kept as it comes in ``chapters/platforms/<slug>.json``, a line a run, so that
+after an interruption the same command goes on::
 
     {"schema": 1, "slug": "…", "preset": "cpu",
      "runs": [{"torch": "2.13.0", "threads": 1, "hashseed": 0, "kernels": "own",
-               "raised": null, "moved": [], "verdicts": {"some-id": "reproduced"}, "seconds": 61.2, "hash": {}, …}]}
+               "raised": null, "moved": [], "verdicts": {"some-id": "reproduced"},
+               "seconds": 61.2, "hash": {}, …}]}
 
 ``moved`` names claims whose value left its tolerance around the stored one; ``raised`` the error of
 a run that did not end.
