@@ -80,8 +80,8 @@ def compare(stored: dict, fresh: dict, *, verdicts_only: bool = False) -> list[s
     """Differences between two records, one sentence each; empty where they agree.
 
     A difference is a missing or new claim, a changed verdict (in either direction), kind, scope or
-    bound, and a value further from the stored one than the stored claim's own tolerance. With
-    ``verdicts_only``, changed verdicts and missing or new claims alone.
+    bound, and a value further from the stored one than the stored claim's own tolerance and a
+    hundredth of the way to its bound. With ``verdicts_only``, changed verdicts and missing or new claims alone.
     """
     old = {c["id"]: c for c in stored["claims"]}
     new = {c["id"]: c for c in fresh["claims"]}
@@ -94,7 +94,7 @@ def compare(stored: dict, fresh: dict, *, verdicts_only: bool = False) -> list[s
             if not _same(a.get(key), b.get(key)):
                 differences.append(f"{id}: {key} was {_show(a.get(key))}, now {_show(b.get(key))}")
         if not verdicts_only and not _close(a, b["measured"]):
-            allowed = a["tolerance"] or 0
+            allowed = _allowed(a)
             differences.append(
                 f"{id}: measured {b['measured']!r}, stored {a['measured']!r} ± {allowed!r}"
             )
@@ -108,18 +108,33 @@ def agrees(claim: dict, value, verdict) -> bool:
 
 def _close(claim: dict, value) -> bool:
     """Is a value within the stored claim's own tolerance, where values are compared at all?"""
-    return claim["id"] in OF_TIME or _within(claim["measured"], value, claim["tolerance"])
+    return claim["id"] in OF_TIME or _within(claim["measured"], value, _allowed(claim))
+
+
+def _allowed(claim: dict) -> float:
+    return max(claim["tolerance"] or 0.0, _rounding(claim))
+
+
+def _rounding(claim: dict) -> float:
+    """A hundredth of the way to the bound: so far another processor's rounding may carry a value.
+
+    Seeds that agree to the last digit have no spread, so the tolerance drawn from it is zero.
+    """
+    value, bound = claim["measured"], claim["bound"]
+    if bound is None or bound["op"] == "equals" or not _number(value) or not math.isfinite(value):
+        return 0.0
+    limits = bound["value"] if isinstance(bound["value"], list) else [bound["value"]]
+    return min(abs(value - limit) for limit in limits) / 100
 
 
 def _number(v) -> bool:
     return isinstance(v, Real) and not isinstance(v, bool)
 
 
-def _within(a, b, tolerance: float | None) -> bool:
+def _within(a, b, tolerance: float) -> bool:
     """Is ``b`` within ``tolerance`` of ``a``? What is not a number must be equal."""
     if _number(a) and _number(b):
-        allowed = tolerance or 0.0
-        return a == b or abs(a - b) <= allowed * (1 + 1e-12)
+        return a == b or abs(a - b) <= tolerance * (1 + 1e-12)
     return type(a) is type(b) and a == b
 
 
