@@ -81,7 +81,8 @@ def compare(stored: dict, fresh: dict, *, verdicts_only: bool = False) -> list[s
 
     A difference is a missing or new claim, a changed verdict (in either direction), kind, scope or
     bound, and a value further from the stored one than the stored claim's own tolerance and a
-    hundredth of the way to its bound. With ``verdicts_only``, changed verdicts and missing or new claims alone.
+    hundredth of the way to its bound. With ``verdicts_only``, changed verdicts and missing or new
+    claims alone.
     """
     old = {c["id"]: c for c in stored["claims"]}
     new = {c["id"]: c for c in fresh["claims"]}
@@ -119,9 +120,12 @@ def _rounding(claim: dict) -> float:
     """A hundredth of the way to the bound: so far another processor's rounding may carry a value.
 
     Seeds that agree to the last digit have no spread, so the tolerance drawn from it is zero.
+    Counts are not rounded.
     """
     value, bound = claim["measured"], claim["bound"]
-    if bound is None or bound["op"] == "equals" or not _number(value) or not math.isfinite(value):
+    if not isinstance(value, float) or not math.isfinite(value):
+        return 0.0
+    if bound is None or bound["op"] == "equals":
         return 0.0
     limits = bound["value"] if isinstance(bound["value"], list) else [bound["value"]]
     return min(abs(value - limit) for limit in limits) / 100
