@@ -12,7 +12,8 @@ from sklearn.neighbors import NearestCentroid
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nclib import stats
-from nclib.stats import WEIGHTINGS, ClassStats
+from nclib.stats import WEIGHTINGS, ClassStats, decide, sums
+from nclib.stats.decide import Decider
 
 few = settings(max_examples=15, deadline=None, derandomize=True)
 
@@ -162,6 +163,51 @@ def test_decisions(spread, C, scale, dtype):
     assert ours.linear_hits == int((linear == labels).sum())
 
 
+@pytest.mark.parametrize("beyond", [-1e-3, 1e-3])
+@pytest.mark.parametrize("wrong", [False, True])
+def test_decisions_at_the_boundary(beyond, wrong):
+    """Two samples a class, on both sides of its mean, just within or just beyond the boundary."""
+    g = torch.Generator().manual_seed(3)
+    weight, bias = torch.randn(5, 7, generator=g, dtype=F64), torch.randn(5, generator=g, dtype=F64)
+    means = 3 * (weight.roll(1, 0) if wrong else weight)  # the classifier may miss the class
+    logits = means @ weight.T + bias
+    steps = []
+    for z in logits:
+        best = int(z.argmax())
+        reach = (z[best] - z) / (weight[best] - weight).norm(dim=1)
+        next_ = int(reach.nan_to_num(torch.inf).argmin())
+        toward = (weight[next_] - weight[best]) / (weight[next_] - weight[best]).norm()
+        steps.append((1 + beyond) * reach[next_] * toward)
+    steps = torch.stack(steps)
+    features, labels = torch.cat([means + steps, means - steps]), torch.arange(5).repeat(2)
+    linear = (features @ weight.T + bias).argmax(1)
+    assert int((linear != logits.argmax(1).repeat(2)).sum()) == (5 if beyond > 0 else 0)
+    ours = ClassStats.from_features(features, labels, weight=weight, bias=bias)
+    nearest = torch.cdist(features, means).argmin(1)
+    assert ours.linear_hits == int((linear == labels).sum())
+    assert ours.disagreements == int((nearest != linear).sum())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_decisions_of_pieces_near_and_far(monkeypatch, dtype):
+    """Pieces whose samples need the classifier, or not, or some: each way leads to the same."""
+    monkeypatch.setitem(sums._CHUNK_BYTES, "cpu", 64 * 9 * 8)
+    seen = []
+    plain = Decider._linear
+    monkeypatch.setattr(Decider, "_linear", lambda self, r, products, norms, y: (
+        plain(self, r, products, norms, y),
+        seen.append((products is not None, self.crowded)))[0])
+    parts = [clusters(N=256, d=9, C=5, spread=s, dtype=dtype) for s in (0.02, 3.0, 0.02, 0.4)]
+    features, labels = (torch.cat(v) for v in zip(*parts, strict=True))
+    weight, bias = classifier(9, 5)
+    ours = ClassStats.from_features(features, labels, weight=weight, bias=bias)
+    assert set(seen) == {(a, b) for a in (False, True) for b in (False, True)}
+    linear = (features.double() @ weight.double().T + bias.double()).argmax(1)
+    assert ours.linear_hits == int((linear == labels).sum())
+    nearest = NearestCentroid().fit(features.double(), labels).predict(features.double())
+    assert ours.disagreements == int((torch.from_numpy(nearest) != linear).sum())
+
+
 def test_zero_classifier_decides_for_the_first_class():
     features, labels = clusters(C=4)
     ours = ClassStats.from_features(features, labels, weight=torch.zeros(4, 8))
@@ -235,8 +281,10 @@ def test_same_bits_in_every_run_and_in_deterministic_mode():
         torch.use_deterministic_algorithms(False)
 
 
-def test_lower_precision_of_the_caller_is_not_used():
-    features, labels = clusters(N=300, d=64, spread=2.0)
+@pytest.mark.parametrize("wide", [2048, 3])
+def test_lower_precision_of_the_caller_is_not_used(monkeypatch, wide):
+    monkeypatch.setattr(decide, "_WIDE", wide)
+    features, labels = clusters(N=3000, d=64, spread=8.0)
     weight, bias = classifier(64, 4)
 
     def run():

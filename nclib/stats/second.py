@@ -85,10 +85,12 @@ class ClassScatter(Stream):
         operand = torch.cat(columns, 1)
         operand = torch.nn.functional.pad(operand, (0, -operand.shape[1] % 8))
         self._operand = operand.T.contiguous().to(self.device, self.dtype).T
+        narrow = whiten.shape[1] + 1
+        self._narrow = min(narrow + -narrow % 8, operand.shape[1])  # without the classifier
         self._table = self._rounded.to(self.device)
         self._pieces = _sums.Pieces(self.dim, self.dtype, self.device, self._use)
         self._product = torch.empty(
-            self._pieces.rows, operand.shape[1], dtype=self.dtype, device=self.device
+            self._pieces.rows * operand.shape[1], dtype=self.dtype, device=self.device
         )
         self.seen = torch.zeros_like(self.counts)
         self.sums = torch.zeros(self.num_classes, 4, dtype=torch.float64, device=self.home)
@@ -113,7 +115,10 @@ class ClassScatter(Stream):
         if self.unit != 1:
             r.mul_(1 / self.unit)
         order, starts, sizes = _sums.sort_labels(y, self.num_classes)
-        p = torch.mm(r, self._operand, out=self._product[: len(y)])
+        fused = self.decider is not None and not self.decider.wide and self.decider.crowded
+        operand = self._operand if fused else self._operand[:, : self._narrow]
+        out = self._product[: len(y) * operand.shape[1]].view(len(y), -1)
+        p = torch.mm(r, operand, out=out)
         rank = len(self.singular_values)
         z, probe = p[:, :rank], p[:, rank]
         norms = torch.stack([torch.linalg.vector_norm(v, dim=1) for v in (r, z)], 1)
@@ -122,8 +127,8 @@ class ClassScatter(Stream):
         self.sums += _sums.sum_by_class(columns, order.to(self.home), starts.to(self.home))
         self.seen += sizes.to(self.home)
         if self.decider is not None:
-            linear = p[:, rank + 1 : rank + 1 + self.num_classes]
-            self.decided += self.decider(r, z, linear, norms[:, 0], y)
+            products = p[:, rank + 1 : rank + 1 + self.num_classes] if fused else None
+            self.decided += self.decider(r, z, products, norms[:, 0], y)
 
     def merge(self, other: ClassScatter) -> None:
         """Add the samples of another shard of the same first pass; ``other`` stays as it is.
