@@ -414,7 +414,9 @@ PAGE_TEXT = """\
 
 nclib computes NC1 to NC4 and CDNV (class-distance normalized variance) in two passes over the
 features, without a d×d matrix: the first pass finds the class means, the second multiplies the
-residuals once by a basis of the between-class space and by the classifier. This page compares that
+residuals once by a basis of the between-class space, and by the classifier where that is needed: a
+sample nearer to its class mean than the classifier's next boundary is decided as the mean is. This
+page compares that
 with the textbook formulations, which `benchmarks/metrics.py` writes out. `make bench` measures
 again; `python benchmarks/metrics.py --write` also makes this page again.
 
@@ -430,9 +432,9 @@ memory, batches to batches of the same size.
 
 {peer}The two slow forms were run on {loop:,} samples and extrapolated to {N:,}.
 
-Where classes are apart, nclib knows most nearest class centers without comparing distances. Without
-that help, for {many} classes that overlap (NC1 of {overlap_nc1:.2g} in place of
-{apart_nc1:.2g}), it takes {overlap:.2f} times as long in memory.
+Where classes are apart, nclib knows most nearest class centers without comparing distances, and most
+decisions of the classifier without its product. Without that help, for {many} classes that overlap
+(NC1 of {overlap_nc1:.2g} in place of {apart_nc1:.2g}), it takes {overlap:.2f} times as long in memory.
 
 With {wide_C:,} classes, {wide_N:,} features and d = {wide_d:,}, NC1 takes **{matmul:.2f} times**
 as long as a single product of the features with a (d, C) matrix.
