@@ -390,6 +390,7 @@ def render(cfg: dict) -> str:
         overlap=overlap,
         apart_nc1=apart_nc1,
         overlap_nc1=overlap_nc1,
+        capability=torch.backends.cpu.get_cpu_capability(),
         wide_N=N,
         wide_d=d,
         wide_C=C,
@@ -416,15 +417,16 @@ nclib computes NC1 to NC4 and CDNV (class-distance normalized variance) in two p
 features, without a d×d matrix: the first pass finds the class means, the second multiplies the
 residuals once by a basis of the between-class space, and by the classifier where that is needed: a
 sample nearer to its class mean than the classifier's next boundary is decided as the mean is. This
-page compares that
-with the textbook formulations, which `benchmarks/metrics.py` writes out. `make bench` measures
-again; `python benchmarks/metrics.py --write` also makes this page again.
+page compares that with the textbook formulations, which `benchmarks/metrics.py` writes out. `make
+bench` measures again; `python benchmarks/metrics.py --write` also makes this page again.
 
 All methods see the same {N:,} float32 features of dimension {d:,} and the same classifier, and
 their values must agree before a time is shown. Times are CPU times on one thread of an x86-64 CPU
-with torch {version}, the best of {rounds} rounds in which the methods take turns. Trust the ratios
-rather than the seconds. Each ratio is to nclib on the same kind of input: whole arrays to in
-memory, batches to batches of the same size.
+({capability}) with torch {version}, the best of {rounds} rounds in which the methods take turns.
+Trust the ratios rather than the seconds, and those as far as the processor: nclib reads the
+features twice and multiplies little, while a covariance is one large product, so where memory is
+slow against arithmetic all ratios shrink. Each ratio is to nclib on the same kind of input: whole
+arrays to in memory, batches to batches of the same size.
 
 ## Time
 
@@ -432,9 +434,10 @@ memory, batches to batches of the same size.
 
 {peer}The two slow forms were run on {loop:,} samples and extrapolated to {N:,}.
 
-Where classes are apart, nclib knows most nearest class centers without comparing distances, and most
-decisions of the classifier without its product. Without that help, for {many} classes that overlap
-(NC1 of {overlap_nc1:.2g} in place of {apart_nc1:.2g}), it takes {overlap:.2f} times as long in memory.
+Where classes are apart, nclib knows most nearest class centers without comparing distances, and
+most decisions of the classifier without its product. Without that help, for {many} classes that
+overlap (NC1 of {overlap_nc1:.2g} in place of
+{apart_nc1:.2g}), it takes {overlap:.2f} times as long in memory.
 
 With {wide_C:,} classes, {wide_N:,} features and d = {wide_d:,}, NC1 takes **{matmul:.2f} times**
 as long as a single product of the features with a (d, C) matrix.
