@@ -71,7 +71,7 @@ test: $(ENV)  ## lint, unit tests, nbval of all chapters, book without warnings
 	@mkdir -p $(LOGS) && rm -f $(LOGS)/summary
 	@ls chapters/*.ipynb > /dev/null || { echo "no chapter found in chapters/" >&2; exit 1; }
 	$(call step,ruff,$(PY) -m ruff check .)
-	$(call step,lint,$(PY) -m pytest -q $(LINT))
+	$(call step,lint,$(PY) -m pytest -q -n 2 --dist loadfile $(LINT))
 	$(call step,unit,$(MAKE) unit)
 	$(call step,nbval,$(MAKE) nbval)
 	$(call step,html,$(PY) -m reproduce html)
@@ -93,7 +93,7 @@ nbval: $(ENV)  ## nbval of all stored notebooks, two at a time
 
 lint: $(ENV)  ## ruff, the notebook rules, the project's own consistency
 	@$(PY) -m ruff check .
-	@$(PY) -m pytest -q $(LINT)
+	@$(PY) -m pytest -q -n 2 --dist loadfile $(LINT)
 
 variants: $(ENV)  ## run the variants that this machine can run, then check them
 	@$(PY) -m reproduce run
