@@ -72,8 +72,9 @@ def test_as_one_by_one(name, own):
         optimizer=ensembles.SGD(nets, 0.05, 0.9, 0.01), at=[0, 3, 6, 9],
         measure=lambda step, nets: {"mode": nets.training},
     )
-    # three residual blocks of ResNet-50 see one pixel of eight images and magnify rounding
-    equal(nets, singles, 1e-5 if name == "resnet50" else 1e-9)
+    # three residual blocks of ResNet-50 see one pixel of eight images and magnify rounding, up to
+    # 1e-5 of the largest weight
+    equal(nets, singles, 1e-4 if name == "resnet50" else 1e-9)
     assert [r["step"] for r in records] == [0, 3, 6, 9] and not any(r["mode"] for r in records)
     assert records[0]["loss"].isnan().all()
     for i in (1, 2, 3):
