@@ -151,9 +151,7 @@ def platforms_part(layout: Layout) -> str:
     places = sorted({p for by in runs.values() for p in by})
     if not places:
         return f"{PLATFORMS}No chapter was run on another platform yet.\n"
-    head = ["Chapter"] + [
-        platforms.Platform(*place).name for place in places
-    ]
+    head = ["Chapter", *(platforms.Platform(*place).name for place in places)]
     rows = [
         [_name(layout, slug), *(_cell(layout, slug, runs[slug].get(p)) for p in places)]
         for slug in layout.slugs
